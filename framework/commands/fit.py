@@ -1,0 +1,174 @@
+"""`fit`, `finetune`, `validate`: LightningCLI over a configuration composed by our rules.
+
+Words flow in, a run directory with checkpoints, logs and a model directory flows out, and an exit code: 0 only when the run
+reached its target, 128 + signal when it was stopped and saved.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from framework import share
+from framework.commands import check
+from framework.commands.compose import Composition, compose
+from framework.errors import ConfigError
+from framework.registry import CORE, Registry, families, registry
+
+PLAIN = ("name", "runs_dir", "resume", "overwrite", "init_from", "seed_everything")
+COMMAND_LINE = "the command line"
+
+
+def fit(arguments: list[str]) -> int:
+    """Train what a configuration says: framework fit --config recipes/pretrain.yaml."""
+    return _run("fit", arguments)
+
+
+def finetune(arguments: list[str]) -> int:
+    """Run a fine-tuning recipe by name: framework finetune --recipe sft (fit, with the recipe's YAML put first)."""
+    name, rest = _take(arguments, "--recipe")
+    if name is None:
+        if "--help" in rest or "-h" in rest:
+            return _run("fit", rest)
+        raise ConfigError(f"which recipe? --recipe NAME, one of: {', '.join(_recipe_names()) or 'none installed'}.")
+    return _run("fit", [*_recipe(name), *rest])
+
+
+def validate(arguments: list[str]) -> int:
+    """Evaluate a run's newest checkpoint on its validation data: framework validate --config runs/pretrain/config.yaml."""
+    return _run("validate", arguments)
+
+
+def _take(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
+    for index, word in enumerate(arguments):
+        if word == option and index + 1 < len(arguments):
+            return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], arguments[:index] + arguments[index + 1 :]
+    return None, arguments
+
+
+def _recipe_names() -> list[str]:
+    return sorted({file.stem for file in share.files("recipes")})
+
+
+def _recipe(name: str) -> list[str]:
+    """The arguments that `--recipe NAME` stands for: the YAML of that name, else the recipe class."""
+    for file in share.files("recipes"):
+        if file.stem == name:
+            return ["--config", str(file)]
+    folded = name.replace("-", "").replace("_", "").lower()
+    for known in registry("framework.recipes"):
+        if known.lower() == folded:
+            return ["--model", known]
+    import difflib
+
+    near = difflib.get_close_matches(name, _recipe_names(), n=1)
+    raise ConfigError(f"there is no recipe {name!r}{f'; did you mean {near[0]}?' if near else ''} (recipes: {', '.join(_recipe_names())}).")
+
+
+def _run(subcommand: str, arguments: list[str]) -> int:
+    composition = compose(arguments)
+    if not composition.flags:
+        _take_init_from(composition)
+    import warnings
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    from framework.commands import lightning_cli
+    from framework.training.stopping import Stopped
+
+    check.check(composition, lightning_cli.sections(), PLAIN)
+    _share_seed(composition)
+    _place_logs(composition)
+    try:
+        return lightning_cli.run(subcommand, composition, plugins_in_use(composition.config))
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
+
+
+def _take_init_from(composition: Composition) -> None:
+    """`--init_from SOURCE`: network and tokenizer both come from a model directory; naming either beside it is an error."""
+    source = next((value for key, value in reversed(composition.overrides) if key == "init_from"), None)
+    origin = COMMAND_LINE if source is not None else composition.origin(("init_from",))
+    source = source if source is not None else composition.config.pop("init_from", None)
+    composition.forget("init_from")
+    if source is None or source == "null":
+        return
+    directory = model_directory(Path(source))
+    for key, family in (("model.network", "networks"), ("data.tokenizer", "tokenizers")):
+        there = composition.get(key)
+        where = composition.origin(composition.full_path(key))
+        if there is not None and where.partition(":")[0] == origin.partition(":")[0]:
+            raise ConfigError(f"--init_from {source} brings the {key.rpartition('.')[2]}, and {key} is given too (from {where}); leave one of them out.")
+        if there is not None:
+            print(f"note: {key} comes from {source} instead of {where}", file=sys.stderr)
+        composition.set(key, {"class_path": f"framework.{family}.Pretrained", "init_args": {"path": str(directory)}}, origin)
+
+
+def model_directory(path: Path) -> Path:
+    """A model directory, given itself or the run it belongs to. Raises ConfigError naming the path."""
+    for candidate in (path / "model", path):
+        if (candidate / "config.json").is_file() or (candidate / "framework.json").is_file():
+            return candidate
+    raise ConfigError(f"{path} is no model directory (it has no config.json); give runs/NAME of a finished run, or a Hugging Face directory.")
+
+
+def _share_seed(composition: Composition) -> None:
+    """One `seed_everything` decides everything: recipe and data take it unless they are given a seed of their own."""
+    seed = next((value for key, value in reversed(composition.overrides) if key == "seed_everything"), composition.config.get("seed_everything", 0))
+    seed = yaml.safe_load(str(seed))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"seed_everything is {seed!r}; it takes a whole number, so that the run can be repeated.")
+    for section in ("model", "data"):
+        part = composition.config.get(section)
+        if not isinstance(part, dict) or "class_path" not in part:
+            continue
+        kind = check.load(part["class_path"], composition.origin((section, "class_path")))
+        if "seed" in inspect.signature(kind).parameters:
+            part.setdefault("init_args", {}).setdefault("seed", seed)
+
+
+def _place_logs(composition: Composition) -> None:
+    """Loggers that need a directory write to the run's `logs/` unless they are told another."""
+    loggers = composition.get("trainer.logger")
+    settings = {**composition.config, **dict(composition.overrides)}
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, dict) and str(logger.get("class_path")).rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger", "WandbLogger"):
+            arguments = logger.setdefault("init_args", {})
+            arguments.setdefault("save_dir", str(Path(settings.get("runs_dir", "runs")) / settings.get("name", "run") / "logs"))
+            if str(logger["class_path"]).endswith("WandbLogger"):
+                arguments.setdefault("name", settings.get("name", "run"))
+
+
+def plugins_in_use(config: Any) -> dict[str, str]:
+    """Distribution -> version of every third-party part that a configuration names."""
+    found: dict[str, str] = {}
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if key == "class_path":
+                part = _part(str(value))
+                if part is not None and part.distribution != CORE:
+                    found[part.distribution] = part.version
+            else:
+                found.update(plugins_in_use(value))
+    elif isinstance(config, list):
+        for item in config:
+            found.update(plugins_in_use(item))
+    return found
+
+
+def _part(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    for family in families():
+        parts = Registry(family)
+        for part in parts.parts():
+            if (family == module and part.name == name) or part.target.replace(":", ".") == class_path:
+                return part
+    return None
+
+

@@ -1,0 +1,34 @@
+"""What every dataset is: records in a fixed order, and a fingerprint of their content.
+
+Files or packages flow in, records flow out. Must not know tokenizers, batches or networks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+Record = TypeVar("Record", covariant=True)
+
+
+class Document(NamedTuple):
+    """A text and where it came from (`path`, `path:line`), for error messages."""
+
+    text: str
+    source: str
+
+
+class Dataset(ABC, Generic[Record]):
+    """Records in an order that is the same at every iteration."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Record]:
+        """The records, from the first. Raises DataError naming the file for missing, empty or malformed input."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the content and everything that decides the records; the key of every cache below."""
+
+
+Documents = Dataset[Document]

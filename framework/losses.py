@@ -1,0 +1,146 @@
+"""Losses: pure functions of tensors. They know no networks, batches or recipes.
+
+Shape legend: B batch, T time, N = B T tokens, C tokens of a chunk, D model width, V vocabulary.
+Hidden states and the output matrix flow in rather than logits, so that the logits of a whole batch are never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100  # the target of a position that is not trained, as in torch.nn.functional.cross_entropy
+
+MIN_CHUNK_TOKENS = 256  # with fewer, reading the output matrix and its gradient once a chunk costs more than the products
+CHUNK_LOGITS = {"cpu": 2**21}  # 8 MiB in fp32, which stays in the last-level cache
+CHUNK_LOGITS_ELSEWHERE = 2**27  # 512 MiB in fp32: few, large products
+
+
+def next_token(hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+    """Sum of -log p(target) over the positions whose target is not IGNORE: nats, a scalar in fp32 (float64 for float64 inputs).
+
+    The gradients are made chunk by chunk during the forward pass, with the same products as the plain loss; the backward pass only
+    scales them, in place, and so runs once. Products run in autocast's type where it is on, the softmax in fp32 or wider.
+
+    Args:
+        hidden_BTD: a network's hidden states.
+        head_weight_VD: its output matrix.
+        targets_BT: the token after each position; IGNORE where nothing is trained.
+        chunk_tokens: tokens whose logits exist at one time; None: as many as suit the vocabulary and the device.
+    """
+    loss: Tensor = _NextToken.apply(
+        hidden_BTD.flatten(0, -2), head_weight_VD, targets_BT.flatten(), _chunk_tokens(chunk_tokens, head_weight_VD), torch.is_grad_enabled()
+    )
+    return loss
+
+
+@torch.no_grad()
+def token_statistics(
+    hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, chunk_tokens: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """For evaluation: -log p(target) in nats, and whether the target is the likeliest token (bool); both [B, T], 0 at IGNORE."""
+    hidden_ND, weight_VD = _matmul_inputs(hidden_BTD.flatten(0, -2), head_weight_VD)
+    targets_N = targets_BT.flatten()
+    nats_N = torch.empty(targets_N.shape, dtype=_wide(hidden_ND.dtype), device=hidden_ND.device)
+    correct_N = torch.empty(targets_N.shape, dtype=torch.bool, device=hidden_ND.device)
+    for chunk, _, log_probs_CV, _ in _chunks(hidden_ND, weight_VD, _chunk_tokens(chunk_tokens, head_weight_VD)):
+        nats_N[chunk] = _nats(log_probs_CV, targets_N[chunk])
+        correct_N[chunk] = log_probs_CV.argmax(-1) == targets_N[chunk]
+    return nats_N.view(targets_BT.shape), correct_N.view(targets_BT.shape)
+
+
+class _NextToken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, grad_enabled: bool) -> Tensor:
+        wants_hidden, wants_weight = (grad_enabled and wanted for wanted in ctx.needs_input_grad[:2])
+        loss, d_hidden_ND, d_weight_VD = _loss_and_gradients(hidden_ND, head_weight_VD, targets_N, chunk_tokens, wants_hidden, wants_weight)
+        ctx.gradients = (d_hidden_ND, d_weight_VD)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("next_token's gradients were handed out by an earlier backward(); compute the loss again")
+        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place, and the optimizer's gradient may be this very memory
+        d_hidden_ND, d_weight_VD = (None if gradient is None else gradient.mul_(d_loss) for gradient in gradients)
+        return d_hidden_ND, d_weight_VD, None, None, None
+
+
+def _loss_and_gradients(
+    hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, wants_hidden: bool, wants_weight: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The loss and its gradients for hidden states and output matrix (None where not wanted)."""
+    ignored_N1 = (targets_N == IGNORE)[:, None]
+    # untrained rows are zero from here on: nothing in them, were it NaN, reaches the matrix's gradient
+    rows_ND, weight_VD = _matmul_inputs(hidden_ND.masked_fill(ignored_N1, 0.0), head_weight_VD)
+    wide = _wide(rows_ND.dtype)
+    loss = torch.zeros((), dtype=wide, device=rows_ND.device)
+    d_hidden_ND = torch.empty_like(rows_ND) if wants_hidden else None
+    d_weight_VD = torch.zeros(weight_VD.shape, dtype=wide, device=weight_VD.device) if wants_weight else None
+    for chunk, rows_CD, log_probs_CV, logits_CV in _chunks(rows_ND, weight_VD, chunk_tokens):
+        targets_C = targets_N[chunk]
+        loss += _nats(log_probs_CV, targets_C).sum()
+        if not (wants_hidden or wants_weight):
+            continue
+        d_logits_CV = log_probs_CV.exp_()
+        d_logits_CV.scatter_add_(1, targets_C.clamp(min=0)[:, None], d_logits_CV.new_full((len(targets_C), 1), -1.0))
+        if wide != logits_CV.dtype:
+            d_logits_CV = logits_CV.copy_(d_logits_CV)
+        if d_hidden_ND is not None:
+            torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
+        if d_weight_VD is not None and wide == rows_CD.dtype:
+            d_weight_VD.addmm_(d_logits_CV.T, rows_CD)
+        elif d_weight_VD is not None:
+            d_weight_VD += d_logits_CV.T @ rows_CD
+    if d_hidden_ND is not None:
+        d_hidden_ND = d_hidden_ND.masked_fill_(ignored_N1, 0.0).to(hidden_ND.dtype)
+    return loss, d_hidden_ND, None if d_weight_VD is None else d_weight_VD.to(head_weight_VD.dtype)
+
+
+def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """(chunk, its rows, log-probabilities, logits) through one buffer: both may be overwritten, and are with the next chunk.
+
+    The log-probabilities replace the logits where both have one type: the kernels read a row before they write it.
+    """
+    num_tokens, vocab_size = rows_ND.shape[0], weight_VD.shape[0]
+    stride = -(-vocab_size // 64) * 64  # rows start aligned, which GPUs' fast products want, without padding the vocabulary
+    buffer_CV = rows_ND.new_empty(min(chunk_tokens, num_tokens), stride)[:, :vocab_size]
+    wide = _wide(rows_ND.dtype)
+    wide_CV = buffer_CV if wide == rows_ND.dtype else torch.empty_like(buffer_CV, dtype=wide)
+    for start in range(0, num_tokens, chunk_tokens):
+        chunk = slice(start, min(start + chunk_tokens, num_tokens))
+        rows_CD = rows_ND[chunk]
+        logits_CV = torch.mm(rows_CD, weight_VD.T, out=buffer_CV[: len(rows_CD)])
+        yield chunk, rows_CD, torch.log_softmax(logits_CV, -1, dtype=wide, out=wide_CV[: len(rows_CD)]), logits_CV
+
+
+def _nats(log_probs_CV: Tensor, targets_C: Tensor) -> Tensor:
+    """-log p(target) of each row, 0 at IGNORE."""
+    nats_C = -log_probs_CV.gather(1, targets_C.clamp(min=0)[:, None])[:, 0]
+    return nats_C.masked_fill_(targets_C == IGNORE, 0.0)
+
+
+def _matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type that a product of them runs in: autocast's, where it is on and they are not float64."""
+    kind = hidden_ND.device.type
+    dtype = torch.promote_types(hidden_ND.dtype, weight_VD.dtype)
+    if dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return hidden_ND.to(dtype), weight_VD.to(dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _chunk_tokens(given: int | None, weight_VD: Tensor) -> int:
+    if given is None:
+        return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(weight_VD.device.type, CHUNK_LOGITS_ELSEWHERE) // weight_VD.shape[0])
+    if given < 1:
+        raise ValueError(f"chunk_tokens is {given}; it must be at least 1")
+    return given

@@ -1,0 +1,5 @@
+"""Networks: ids to hidden states to logits; ours and those of every installed plugin."""
+
+from framework.registry import family
+
+__getattr__, __dir__ = family(__name__)

@@ -1,0 +1,104 @@
+"""Causal self-attention with grouped key-value heads, and what it needs to know of positions: rotation and mask.
+
+Shape legend: B batch, T new tokens, S all tokens (cached and new), D model width, H query heads, K key-value heads, Q head width.
+Must not know blocks, vocabularies or requests.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework.networks.cache import Cache
+from framework.networks.norm import Norm
+from framework.networks.shape import NetworkShape
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, [B or 1, T, 1, Q / 2]
+
+
+def rotation(positions_BT: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> Rotation:
+    """Cosines and sines that turn the pairs of a head by its token's position (RoFormer, Su et al. 2021).
+
+    Angles are products of fp32 numbers, as in every published implementation, so that long positions round alike; only a float64
+    network gets float64 ones. They are made afresh in each forward: a table in a buffer would be rounded by `network.bfloat16()`.
+    """
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    exponents = torch.arange(0, head_width, 2, device=positions_BT.device, dtype=dtype) / head_width
+    angles = positions_BT.to(dtype)[..., None, None] * theta**-exponents
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads_BTHQ: Tensor, by: Rotation) -> Tensor:
+    """Turn each head's pairs (i, i + Q/2): Hugging Face's half-split layout, where Meta and GGUF interleave (2i, 2i + 1)."""
+    cos, sin = by
+    first, second = heads_BTHQ.chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return turned.to(heads_BTHQ.dtype)
+
+
+def attention_mask(num_queries: int, num_keys: int, documents_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+    """Which keys each query sees, bool [B or 1, 1, T, S]; None where SDPA's own causal mode or no mask at all says the same.
+
+    The queries are the last T of the S tokens. (SDPA's `is_causal` counts from the first key instead: wrong as soon as T < S.)
+    """
+    if window is not None and window >= num_keys:
+        window = None
+    if documents_BT is None and window is None and num_queries in (1, num_keys):
+        return None
+    query_T1 = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    key_S = torch.arange(num_keys, device=device)
+    mask = key_S <= query_T1
+    if window is not None:
+        mask = mask & (key_S > query_T1 - window)
+    if documents_BT is not None:
+        mask = mask & (documents_BT[:, :, None] == documents_BT[:, None, :])
+    return mask[:, None] if mask.ndim == 3 else mask[None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries, keys and values come from one matrix: one product instead of three."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.kv_heads, shape.query_width
+        self.qkv = nn.Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width, bias=shape.qkv_bias)
+        self.out = nn.Linear(self.num_heads * self.head_width, shape.width, bias=shape.out_bias)
+        self.query_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
+        self.key_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
+        self.dropout = shape.dropout
+
+    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+        """Attention's output before the residual sum, [B, T, D].
+
+        Args:
+            hidden_BTD: normalised hidden states of the new tokens.
+            turn: from `rotation`; None leaves positions out.
+            mask: from `attention_mask`.
+            cache: keys and values of earlier tokens, extended by these.
+            layer: this block's number in the cache.
+        """
+        heads, kv_heads = self.num_heads, self.num_kv_heads
+        all_heads = self.qkv(hidden_BTD).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
+        if self.query_norm is None and self.key_norm is None and turn is not None:
+            turned, value = torch.split(all_heads, [heads + kv_heads, kv_heads], dim=2)
+            query, key = torch.split(rotate(turned, turn), [heads, kv_heads], dim=2)
+        else:
+            query, key, value = torch.split(all_heads, [heads, kv_heads, kv_heads], dim=2)
+            if self.query_norm is not None and self.key_norm is not None:
+                query, key = self.query_norm(query), self.key_norm(key)
+            if turn is not None:
+                query, key = rotate(query, turn), rotate(key, turn)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        mixed_BHTQ = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and query.shape[2] > 1,
+            enable_gqa=heads != kv_heads,
+        )
+        return F.dropout(self.out(mixed_BHTQ.transpose(1, 2).flatten(2)), self.dropout, self.training)

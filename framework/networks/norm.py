@@ -1,0 +1,30 @@
+"""LayerNorm and RMSNorm as a NetworkShape asks for them, through torch's fused functions (which reduce in fp32 whatever the input)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework.networks.shape import NetworkShape
+
+
+class Norm(nn.Module):
+    """Normalises the last dimension, then scales (and shifts) it.
+
+    Args:
+        shape: gives the kind, eps and whether there is a bias.
+        width: size of the last dimension.
+        bias: whether there is a bias; None: as the shape says.
+    """
+
+    def __init__(self, shape: NetworkShape, width: int, bias: bool | None = None) -> None:
+        super().__init__()
+        self.kind, self.eps = shape.norm, shape.norm_eps
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if (shape.norm_bias if bias is None else bias) else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.kind == "rms":
+            return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)

@@ -1,0 +1,164 @@
+"""One Transformer for the GPT-2 and Llama families, built from a NetworkShape.
+
+Shape legend: B batch, T time, D model width, V vocabulary.
+Ids flow in, normalised hidden states flow out. Must not know text, losses, optimizers or files.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from framework.networks.attention import Attention, Rotation, attention_mask, rotation
+from framework.networks.base import Network, Role
+from framework.networks.cache import Cache
+from framework.networks.feedforward import FeedForward
+from framework.networks.initialise import initialise
+from framework.networks.norm import Norm
+from framework.networks.shape import NetworkShape
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + feedforward(norm x)."""
+
+    def __init__(self, shape: NetworkShape, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = Norm(shape, shape.width)
+        self.attention = Attention(shape)
+        self.feedforward_norm = Norm(shape, shape.width)
+        self.feedforward = FeedForward(shape)
+
+    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        hidden_BTD = hidden_BTD + self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer)
+        hidden_BTD = hidden_BTD + self.feedforward(self.feedforward_norm(hidden_BTD))
+        return hidden_BTD
+
+
+class Transformer(Network):
+    """A decoder-only Transformer.
+
+    Args:
+        shape: layers, widths, heads and kinds.
+        vocab_size: number of ids; null: the tokenizer's.
+        context_length: longest sequence in tokens; null: the data's.
+        vocab_multiple: the tables get rows up to a multiple of this, which no one outside sees. 1 costs nothing here, because the chunked
+            loss aligns its own logits; 64 and more serve tensor-parallel splits.
+        activation_checkpointing: recompute each block's activations in the backward pass: a third more work, far less memory.
+        compile: compile the blocks with torch.compile when no cache is used: faster after a wait of up to minutes.
+    """
+
+    def __init__(
+        self,
+        shape: NetworkShape,
+        vocab_size: int | None = None,
+        context_length: int | None = None,
+        vocab_multiple: int = 1,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if vocab_size is None or context_length is None:
+            raise ValueError("a network needs vocab_size (the tokenizer's) and context_length (the data's)")
+        if min(vocab_size, context_length, vocab_multiple) < 1:
+            raise ValueError(f"vocab_size {vocab_size}, context_length {context_length} and vocab_multiple {vocab_multiple} must be at least 1")
+        self.shape, self.vocab_size, self.context_length, self.vocab_multiple = shape, vocab_size, context_length, vocab_multiple
+        self.activation_checkpointing, self.compiled = activation_checkpointing, compile
+        self.num_rows = -(-vocab_size // vocab_multiple) * vocab_multiple
+        self.embedding = nn.Embedding(self.num_rows, shape.width)
+        self.position_embedding = nn.Embedding(context_length, shape.width) if shape.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
+        self.norm = Norm(shape, shape.width)
+        self.head = None if shape.tied_embeddings else nn.Linear(shape.width, self.num_rows, bias=False)
+        initialise(self, shape.num_layers, vocab_size)
+        if compile:
+            for block in self.blocks:
+                block.compile()  # in place, block by block: names stay, one compilation serves all layers, copies run uncompiled
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        seen = 0 if cache is None else cache.length
+        num_tokens = ids_BT.shape[1]
+        if seen + num_tokens > self.context_length:
+            raise ValueError(f"{seen + num_tokens} tokens are more than the context length {self.context_length}")
+        if cache is not None and documents_BT is not None:
+            raise ValueError("a cache holds one document a sequence: documents_BT cannot be given with it")
+        if positions_BT is None:
+            positions_BT = torch.arange(seen, seen + num_tokens, device=ids_BT.device)[None]
+        hidden_BTD = self._embed(ids_BT, positions_BT)
+        mask = attention_mask(num_tokens, seen + num_tokens, documents_BT, self.shape.sliding_window, ids_BT.device)
+        turn = None
+        if self.shape.positions == "rotary":
+            turn = rotation(positions_BT, self.shape.query_width, self.shape.rotary_theta, hidden_BTD.dtype)
+        hidden_BTD = self._run_blocks(hidden_BTD, turn, mask, cache)
+        if cache is not None:
+            cache.advance(num_tokens)
+        normalised: Tensor = self.norm(hidden_BTD)
+        return normalised
+
+    def _embed(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        hidden_BTD: Tensor = self.embedding(ids_BT)
+        if self.position_embedding is not None:
+            hidden_BTD = hidden_BTD + self.position_embedding(positions_BT)
+        return F.dropout(hidden_BTD, self.shape.dropout, self.training)
+
+    def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        # a cache has another length at every step: each would compile anew
+        with torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext():
+            for block in self.blocks:
+                if recompute:
+                    hidden_BTD = checkpoint(block, hidden_BTD, turn, mask, cache, use_reentrant=False)
+                else:
+                    hidden_BTD = block(hidden_BTD, turn, mask, cache)
+        return hidden_BTD
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
+        return weight if self.num_rows == self.vocab_size else weight[: self.vocab_size]
+
+    def new_cache(self, batch_size: int, length: int) -> Cache:
+        weight, shape = self.embedding.weight, self.shape
+        return Cache(shape.num_layers, batch_size, shape.kv_heads, length, shape.query_width, weight.dtype, weight.device)
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        return {
+            "shape": asdict(self.shape),
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "vocab_multiple": self.vocab_multiple,
+        }
+
+    def roles(self) -> dict[str, Role]:
+        roles = super().roles()
+        return roles if self.head is None else {**roles, "head.weight": "embedding"}
+
+    def num_parameters(self) -> int:
+        tables = 1 if self.head is None else 2
+        return super().num_parameters() - tables * (self.num_rows - self.vocab_size) * self.shape.width
+
+    def flops_per_token(self, length: int) -> int:
+        """6 N + 12 L H Q T: N counts the output matrix, norms and biases; not the positions, nor an embedding table of its own.
+
+        GPT-2 at 1,024 tokens: 855,166,464. With a sliding window T is at most the window.
+        """
+        shape, num_parameters = self.shape, self.num_parameters()
+        if self.position_embedding is not None:
+            num_parameters -= self.position_embedding.weight.numel()
+        if self.head is not None:
+            num_parameters -= self.vocab_size * shape.width
+        attended = length if shape.sliding_window is None else min(length, shape.sliding_window)
+        return 6 * num_parameters + 12 * shape.num_layers * shape.num_heads * shape.query_width * attended

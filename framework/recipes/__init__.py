@@ -1,0 +1,5 @@
+"""Recipes: what a network is trained to do; ours and those of every installed plugin."""
+
+from framework.registry import family
+
+__getattr__, __dir__ = family(__name__)

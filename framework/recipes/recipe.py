@@ -1,0 +1,324 @@
+"""The core LightningModule: everything a training run does whatever it trains, exactly once per optimizer step.
+
+Batches flow in, a network that has learnt flows out. A concrete recipe says what the loss is (`objective`) and how it is
+judged (`evaluate`); this class normalises gradients over micro-batches and ranks, clips, refuses non-finite steps, sets
+the learning rate, counts, and resumes to the bit. Must not know text or the command line.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from framework import __version__
+from framework.batches.base import Batches
+from framework.errors import CheckpointError, ConfigError, UserError
+from framework.networks.base import Network
+from framework.optimizers.groups import parameter_groups
+from framework.registry import Registry, registry
+from framework.schedulers.base import Scheduler
+from framework.training.checkpoint_io import FORMAT
+from framework.training.monitor import Monitor
+from framework.training.progress import Progress, StepResult
+
+REGISTRIES = ("tokenizers", "optimizers", "schedulers", "samplers", "recipes", "networks", "datasets")
+
+
+class NonFiniteLoss(UserError):
+    """The loss or the gradient stayed non-finite."""
+
+    exit_code = 1
+
+
+class Objective(NamedTuple):
+    """What a micro-batch contributes to an optimizer step.
+
+    Attributes:
+        total: summed loss of its items, a scalar with a graph.
+        count: number of items, a scalar; the step's loss is the sum of totals over the sum of counts, over micro-batches and ranks.
+    """
+
+    total: Tensor
+    count: Tensor
+
+
+class Recipe(LightningModule, ABC):
+    """A network, an optimizer and a schedule, trained on what a DataModule of this project serves.
+
+    Args:
+        network: gives the network when called with `vocab_size` and `context_length` (in a config: a part, without those two).
+        optimizer: gives the optimizer when called with parameter groups; default AdamW.
+        scheduler: factor of the learning rate at each update; default Constant.
+        seed: decides initial weights and dropout; the data has its own.
+        non_finite: what a step with a non-finite loss or gradient does: it never changes weights, optimizer or schedule; `skip` goes on
+            with the next batch, `stop` ends the run.
+        max_non_finite_steps: with `skip`, the run ends after this many such steps in a row.
+        compile: compile the network with torch.compile (slower start, faster steps on a GPU).
+    """
+
+    registries: Mapping[str, Registry] = {name: registry(f"framework.{name}") for name in REGISTRIES}
+
+    def __init__(
+        self,
+        network: Callable[[], Network],
+        optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
+        scheduler: Scheduler | None = None,
+        seed: int = 0,
+        non_finite: Literal["skip", "stop"] = "skip",
+        max_non_finite_steps: int = 10,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self._make_network, self._make_optimizer, self._scheduler = network, optimizer, scheduler
+        self.seed, self.non_finite, self.max_non_finite_steps, self._compile = seed, non_finite, max_non_finite_steps, compile
+        self.network: Network
+        self.metric = self.new_metric()
+        self.progress = Progress()
+        self.at_step_boundary = True
+        self.last_step: StepResult | None = None
+        self.config: dict[str, Any] = {}  # the resolved configuration, where a command line made this recipe
+        self.plugins: dict[str, str] = {}  # distribution -> version of third-party parts in use
+        self._window: list[Objective] = []  # this rank's micro-batches of the optimizer step under way
+
+    # what a concrete recipe says
+
+    @abstractmethod
+    def objective(self, batch: Any) -> Objective:
+        """The summed loss of a micro-batch and what it sums over."""
+
+    @abstractmethod
+    def new_metric(self) -> Metric:
+        """The metric that judges held-out data; its `compute` gives a mapping of names (`val/loss`, ...) to values."""
+
+    @abstractmethod
+    def evaluate(self, batch: Any) -> None:
+        """Update `self.metric` with a validation batch."""
+
+    # set-up
+
+    @property
+    def data(self) -> Batches:
+        """The DataModule of the run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, Batches):
+            raise ConfigError(f"{type(self).__name__} trains on a DataModule of framework.batches, not on {type(data).__name__}.")
+        return data
+
+    def configure_callbacks(self) -> list[Any]:
+        """What every run has: measurements."""
+        return [] if any(isinstance(callback, Monitor) for callback in self.trainer.callbacks) else [Monitor()]  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Build the network for the data's vocabulary and context, from this recipe's seed alone."""
+        if hasattr(self, "network"):
+            return
+        tokenizer = self.data.tokenizer
+        explicit = getattr(self._make_network, "keywords", {}).get("vocab_size")
+        if explicit is not None and explicit < tokenizer.vocab_size:
+            raise ConfigError(
+                f"model.network.vocab_size is {explicit} and the tokenizer has {tokenizer.vocab_size} ids; "
+                "leave vocab_size out (it then comes from the tokenizer) or make it at least that."
+            )
+        torch.manual_seed(self.seed)
+        try:
+            self.network = self._make_network(vocab_size=explicit or tokenizer.vocab_size, context_length=self.data.context_length)  # type: ignore[call-arg]
+        except ValueError as error:
+            raise ConfigError(f"model.network cannot be built: {error}") from error
+        if self._compile:
+            self.network.compile()  # in place: names in the state do not change
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimizer over parameter groups by role; its learning rate is set by `schedule`, not by a Lightning scheduler."""
+        if self.trainer.max_steps < 1:
+            raise ConfigError("trainer.max_steps is not set: a run is measured in optimizer steps (--trainer.max_steps 1000).")
+        groups = parameter_groups(self.network.named_parameters(), self.network.roles())
+        if self._make_optimizer is None:
+            from framework.optimizers import AdamW
+
+            optimizer: Optimizer = AdamW(groups)
+        else:
+            optimizer = self._make_optimizer(groups)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        return optimizer
+
+    # one optimizer step
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The micro-batch's share of the loss, in units that `configure_gradient_clipping` makes exact."""
+        objective = self.objective(batch)
+        self._window.append(Objective(objective.total.detach(), objective.count))
+        return objective.total / self._unit
+
+    @property
+    def _unit(self) -> float:
+        """Nominal items of a micro-batch: the same on all ranks and at every step, so that it cancels."""
+        return float(self.data.items_per_batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed every generator from (seed, micro-batch, rank): randomness resumes to the bit whatever ran in between."""
+        self.at_step_boundary = False
+        seed_generators(self.seed, self.progress.batches + self.global_rank)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Normalise the accumulated, reduced gradients by the step's items; clip; take no step where something is not finite.
+
+        Lightning has divided by the number of micro-batches and averaged over ranks; what remains is exact in one multiplication,
+        shared with clipping, and none at all when every micro-batch was full.
+        """
+        sums = torch.stack([torch.stack([part.total.double(), part.count.double()]) for part in self._window]).sum(0)
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = full(torch.nn.utils.get_total_norm(gradients)) if gradients else sums.new_zeros(())
+        total, count, norm_in_units = torch.cat([sums, norm.reshape(1).double()]).tolist()  # the one wait for the device in a step
+        scale = self._unit * self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else 0.0
+        norm_before_clipping = norm_in_units * scale
+        learning_rate = self.schedule(optimizer)
+        self.last_step = StepResult(total, count, norm_before_clipping, learning_rate)
+        self.progress.items += int(count)
+        if not (math.isfinite(total) and math.isfinite(norm_before_clipping)) or not count:
+            self._refuse(optimizer, total, norm_before_clipping)
+            return
+        self.progress.updates += 1
+        self.progress.skipped_in_a_row = 0
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            scale *= min(1.0, gradient_clip_val / (norm_before_clipping + 1e-6))
+        if scale != 1.0:
+            torch._foreach_mul_(gradients, scale)
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def schedule(self, optimizer: Optimizer) -> float:
+        """Set the learning rates for the update under way; the first group's."""
+        factor = 1.0 if self._scheduler is None else self._scheduler.factor(self.progress.updates, self.trainer.max_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        return float(optimizer.param_groups[0]["lr"])
+
+    def _refuse(self, optimizer: Optimizer, total: float, norm: float) -> None:
+        """Leave weights and optimizer as they are: optimizers pass over parameters without a gradient."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        self.progress.skipped_in_a_row += 1
+        if self.non_finite == "stop" or self.progress.skipped_in_a_row >= self.max_non_finite_steps:
+            raise NonFiniteLoss(
+                f"step {self.progress.step + 1}: the summed loss is {total} and the gradient norm {norm}, {self.progress.skipped_in_a_row} time(s) in a "
+                "row; weights are unchanged since the last good step. Lower the learning rate, lengthen the warm-up, or look at the data."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Nothing: Lightning calls callbacks first, and they need the counters (see `optimizer_step` and `on_after_backward`)."""
+
+    def on_after_backward(self) -> None:
+        """Count the micro-batch, on all ranks together."""
+        self.progress.batches += self.trainer.world_size
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None) -> None:
+        """Step, then count it: callbacks see a boundary."""
+        optimizer.step(closure=optimizer_closure)
+        self._window.clear()
+        self.progress.step += 1
+        self.at_step_boundary = True
+
+    def flops_per_item(self) -> float:
+        """Floating-point operations of training on one item (a token, unless the recipe says otherwise)."""
+        return float(self.network.flops_per_token(self.data.context_length))
+
+    # validation
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add the batch to the metrics."""
+        self.evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole validation set."""
+        self.log_dict(self.metric.compute())
+        self.metric.reset()
+
+    # model directory and checkpoints
+
+    def save_model(self, directory: Path) -> None:
+        """Write the model directory: the network ready for use, with where it came from."""
+        from framework import checkpoint
+
+        checkpoint.save(directory, self.network, self.data.tokenizer, self.lineage())
+
+    def lineage(self) -> dict[str, Any]:
+        """What made this network: fingerprints, counters, configuration, plugins."""
+        return {
+            "recipe": type(self).__name__,
+            "tokenizer": self.data.tokenizer.fingerprint,
+            "data": self.data.fingerprint(),
+            "progress": self.progress.state_dict(),
+            "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+            "plugins": self.plugins,
+            "config": self.config,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what resuming needs, as plain values; drop what would let a checkpoint choose classes."""
+        for key in ("hyper_parameters", "datamodule_hyper_parameters", "hparams_name", "datamodule_hparams_name"):
+            checkpoint.pop(key, None)
+        checkpoint.setdefault("framework", {}).update(
+            format=FORMAT,
+            version=__version__,
+            progress=self.progress.state_dict(),
+            config=self.config,
+            plugins=self.plugins,
+            data=self.data.fingerprint(),
+            tokenizer=self.data.tokenizer.fingerprint,
+            world_size=self.trainer.world_size,
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the counters and the position in the data. Raises CheckpointError when the run is not the one that was saved."""
+        saved = checkpoint["framework"]
+        if saved["tokenizer"] != self.data.tokenizer.fingerprint:
+            raise CheckpointError("the checkpoint was trained with another tokenizer; resume with that one, or start a new run from its weights with --init_from.")
+        if saved["data"] != self.data.fingerprint():
+            raise CheckpointError(
+                "the checkpoint was trained on other data (corpus, context length, batch size or seed differ); "
+                "resume with the same, or start a new run from its weights with --init_from."
+            )
+        check_shapes(self.state_dict(), checkpoint["state_dict"])
+        self.progress.load_state_dict(saved["progress"])
+        self.data.first_batch = self.progress.batches
+
+
+def check_shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError naming the first tensor that does not fit: missing, unexpected or of another shape."""
+    for name in ours.keys() | theirs.keys():
+        ours_shape, theirs_shape = (tuple(state[name].shape) if name in state else None for state in (ours, theirs))
+        if ours_shape != theirs_shape:
+            raise CheckpointError(
+                f"the checkpoint holds another network: {name} is {theirs_shape or 'absent'} there and {ours_shape or 'absent'} here; "
+                "resume with the network it was trained with."
+            )
+
+
+def seed_generators(seed: int, number: int) -> None:
+    """Seed Python's, numpy's and torch's generators (all devices) from a pair, well mixed."""
+    mixed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed % 2**63)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A sharded tensor's whole value; an ordinary tensor itself."""
+    return tensor.full_tensor() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor

@@ -1,0 +1,5 @@
+"""Schedulers of the learning rate: ours and those of every installed plugin."""
+
+from framework.registry import family
+
+__getattr__, __dir__ = family(__name__)

@@ -1,0 +1,5 @@
+"""Tokenizers: text to ids and back; ours, tiktoken's, Hugging Face's, and those of every installed plugin."""
+
+from framework.registry import family
+
+__getattr__, __dir__ = family(__name__)

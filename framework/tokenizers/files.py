@@ -1,0 +1,58 @@
+"""The two files of a saved tokenizer, `tokenizer.json` and `tokenizer_config.json`: read with clear errors, written atomically.
+
+Paths and JSON values flow in and out. Must not know what the values mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from framework.errors import TokenizerError
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+
+
+def tokenizer_file(path: Path) -> Path:
+    """The `tokenizer.json` that `path` means: itself, or the one in that directory. Raises TokenizerError where there is none."""
+    file = path / TOKENIZER if path.is_dir() else path
+    if not file.is_file():
+        raise TokenizerError(f"there is no tokenizer at {path}: it takes a directory with a {TOKENIZER}, or that file itself.")
+    return file
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`. Raises TokenizerError naming the file and what is wrong with it."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise TokenizerError(f"{file} cannot be read as JSON ({problem}); it is damaged or no tokenizer file.") from problem
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{file} holds no JSON object; it is no tokenizer file.")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that readers see the old one or the whole new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, ensure_ascii=False, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's file is its owner's only
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_tokenizer(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:
+    """Write both files of a tokenizer into `directory`."""
+    write_json(directory / TOKENIZER, tokenizer)
+    write_json(directory / CONFIG, config)
