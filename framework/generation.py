@@ -8,12 +8,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Generator as EventStream
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from framework.engine.engine import Engine
-from framework.engine.request import FinishReason, Request
+from framework.engine.request import Event, FinishReason, Request
 from framework.errors import CheckpointError, RequestError
 from framework.networks.base import Network
 from framework.samplers.base import Sampler
@@ -91,17 +92,17 @@ class Generator:
             seed=seed,
         )
         stops = StopStrings(stop)
-        return self._stream(request, stops)
+        return self._read(self.engine.stream(request), request.stop_ids, stops)
 
     def generate(self, prompt: str, options: SamplingOptions | None = None, **settings: Any) -> str:
         """The whole reply as one string; the arguments of `stream`."""
         return "".join(chunk.text for chunk in self.stream(prompt, options, **settings))
 
-    def _stream(self, request: Request, stops: StopStrings) -> Iterator[Chunk]:
+    def _read(self, stream: EventStream[Event, None, None], stop_ids: Collection[int], stops: StopStrings) -> Iterator[Chunk]:
         decoder = StreamDecoder(self.tokenizer)
-        with closing(self.engine.stream(request)) as events:
+        with closing(stream) as events:
             for event in events:
-                text = "" if event.token_id in request.stop_ids else decoder.push(event.token_id)
+                text = "" if event.token_id in stop_ids else decoder.feed([event.token_id])
                 text = stops.push(text + decoder.flush() if event.finish_reason else text)
                 if stops.found:
                     yield Chunk(text, "stop")

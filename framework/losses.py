@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 IGNORE = -100  # the target of a position that is not trained, as in torch.nn.functional.cross_entropy
 
@@ -32,9 +33,9 @@ def next_token(hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *
         targets_BT: the token after each position; IGNORE where nothing is trained.
         chunk_tokens: tokens whose logits exist at one time; None: as many as suit the vocabulary and the device.
     """
-    loss: Tensor = _NextToken.apply(
-        hidden_BTD.flatten(0, -2), head_weight_VD, targets_BT.flatten(), _chunk_tokens(chunk_tokens, head_weight_VD), torch.is_grad_enabled()
-    )
+    chunk_tokens = _chunk_tokens(chunk_tokens, head_weight_VD)
+    grad_enabled = torch.is_grad_enabled()  # a Function's forward sees it off
+    loss: Tensor = _NextToken.apply(hidden_BTD.flatten(0, -2), head_weight_VD, targets_BT.flatten(), chunk_tokens, grad_enabled)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -48,7 +49,7 @@ def token_statistics(
     nats_N = torch.empty(targets_N.shape, dtype=_wide(hidden_ND.dtype), device=hidden_ND.device)
     correct_N = torch.empty(targets_N.shape, dtype=torch.bool, device=hidden_ND.device)
     for chunk, _, log_probs_CV, _ in _chunks(hidden_ND, weight_VD, _chunk_tokens(chunk_tokens, head_weight_VD)):
-        nats_N[chunk] = _nats(log_probs_CV, targets_N[chunk])
+        nats_N[chunk] = F.nll_loss(log_probs_CV, targets_N[chunk], ignore_index=IGNORE, reduction="none")
         correct_N[chunk] = log_probs_CV.argmax(-1) == targets_N[chunk]
     return nats_N.view(targets_BT.shape), correct_N.view(targets_BT.shape)
 
@@ -75,16 +76,17 @@ def _loss_and_gradients(
     hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, wants_hidden: bool, wants_weight: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The loss and its gradients for hidden states and output matrix (None where not wanted)."""
+    rows_ND, weight_VD = _matmul_inputs(hidden_ND, head_weight_VD)
     ignored_N1 = (targets_N == IGNORE)[:, None]
-    # untrained rows are zero from here on: nothing in them, were it NaN, reaches the matrix's gradient
-    rows_ND, weight_VD = _matmul_inputs(hidden_ND.masked_fill(ignored_N1, 0.0), head_weight_VD)
+    if not targets_N.is_cpu or ignored_N1.any():  # a GPU is not made to wait for the answer
+        rows_ND = rows_ND.masked_fill(ignored_N1, 0.0)  # so that untrained rows add nothing to the matrix's gradient
     wide = _wide(rows_ND.dtype)
     loss = torch.zeros((), dtype=wide, device=rows_ND.device)
     d_hidden_ND = torch.empty_like(rows_ND) if wants_hidden else None
-    d_weight_VD = torch.zeros(weight_VD.shape, dtype=wide, device=weight_VD.device) if wants_weight else None
+    d_weight_VD = torch.empty_like(weight_VD, dtype=wide) if wants_weight else None
     for chunk, rows_CD, log_probs_CV, logits_CV in _chunks(rows_ND, weight_VD, chunk_tokens):
         targets_C = targets_N[chunk]
-        loss += _nats(log_probs_CV, targets_C).sum()
+        loss += F.nll_loss(log_probs_CV, targets_C, ignore_index=IGNORE, reduction="sum")
         if not (wants_hidden or wants_weight):
             continue
         d_logits_CV = log_probs_CV.exp_()
@@ -94,35 +96,32 @@ def _loss_and_gradients(
         if d_hidden_ND is not None:
             torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
         if d_weight_VD is not None and wide == rows_CD.dtype:
-            d_weight_VD.addmm_(d_logits_CV.T, rows_CD)
+            d_weight_VD.addmm_(d_logits_CV.T, rows_CD, beta=min(chunk.start, 1))  # the first chunk overwrites
         elif d_weight_VD is not None:
-            d_weight_VD += d_logits_CV.T @ rows_CD
-    if d_hidden_ND is not None:
+            product_VD = d_logits_CV.T @ rows_CD
+            d_weight_VD = d_weight_VD.add_(product_VD) if chunk.start else d_weight_VD.copy_(product_VD)
+    if d_hidden_ND is not None and rows_ND is not hidden_ND:  # masked or cast
         d_hidden_ND = d_hidden_ND.masked_fill_(ignored_N1, 0.0).to(hidden_ND.dtype)
     return loss, d_hidden_ND, None if d_weight_VD is None else d_weight_VD.to(head_weight_VD.dtype)
 
 
 def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """(chunk, its rows, log-probabilities, logits) through one buffer: both may be overwritten, and are with the next chunk.
+    """(chunk, its rows, log-probabilities, logits), the last two in memory that the next chunk uses again and the caller may overwrite.
 
     The log-probabilities replace the logits where both have one type: the kernels read a row before they write it.
     """
     num_tokens, vocab_size = rows_ND.shape[0], weight_VD.shape[0]
-    stride = -(-vocab_size // 64) * 64  # rows start aligned, which GPUs' fast products want, without padding the vocabulary
-    buffer_CV = rows_ND.new_empty(min(chunk_tokens, num_tokens), stride)[:, :vocab_size]
-    wide = _wide(rows_ND.dtype)
-    wide_CV = buffer_CV if wide == rows_ND.dtype else torch.empty_like(buffer_CV, dtype=wide)
-    for start in range(0, num_tokens, chunk_tokens):
+    length, wide = min(chunk_tokens, num_tokens), _wide(rows_ND.dtype)
+    if wide == rows_ND.dtype:
+        logits_CV = log_probs_CV = rows_ND.new_empty(length, vocab_size)
+    else:  # 16-bit products are fast when rows begin aligned, which so costs the vocabulary no padding
+        logits_CV = rows_ND.new_empty(length, -(-vocab_size // 64) * 64)[:, :vocab_size]
+        log_probs_CV = rows_ND.new_empty(length, vocab_size, dtype=wide)
+    for start in range(0, max(num_tokens, 1), chunk_tokens):
         chunk = slice(start, min(start + chunk_tokens, num_tokens))
         rows_CD = rows_ND[chunk]
-        logits_CV = torch.mm(rows_CD, weight_VD.T, out=buffer_CV[: len(rows_CD)])
-        yield chunk, rows_CD, torch.log_softmax(logits_CV, -1, dtype=wide, out=wide_CV[: len(rows_CD)]), logits_CV
-
-
-def _nats(log_probs_CV: Tensor, targets_C: Tensor) -> Tensor:
-    """-log p(target) of each row, 0 at IGNORE."""
-    nats_C = -log_probs_CV.gather(1, targets_C.clamp(min=0)[:, None])[:, 0]
-    return nats_C.masked_fill_(targets_C == IGNORE, 0.0)
+        logits = torch.mm(rows_CD, weight_VD.T, out=logits_CV[: len(rows_CD)])
+        yield chunk, rows_CD, torch.log_softmax(logits, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits
 
 
 def _matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,16 +27,16 @@ def mix(x: Numbers) -> Numbers:
 
 
 def _keys(seed: int, epochs: Numbers) -> Numbers:
-    return mix(mix(np.asarray(seed % 2**64, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)) + epochs)
+    return mix(mix(np.array([seed % 2**64], dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)) + epochs)
 
 
 def permute(indices: Numbers, count: int, keys: Numbers) -> Numbers:
     """A bijection on 0..count-1, another one for every key.
 
     Args:
-        indices: numbers under `count`, any shape.
+        indices: numbers under `count`, shape [N].
         count: how many there are.
-        keys: one for each index (or one for all).
+        keys: one for each index, shape [N], or one for all, shape [1].
     """
     keys = np.broadcast_to(keys, indices.shape)
     permuted = _scramble(indices, count, keys)
@@ -63,13 +63,14 @@ def windows(seed: int, indices: NDArray[np.int64], count: int) -> tuple[NDArray[
 
     Args:
         seed: chooses the order.
-        indices: running numbers of windows, counted from the start of the run.
+        indices: running numbers of windows, counted from the start of the run, any shape.
         count: windows in an epoch.
 
     Returns:
-        The window, in 0..count-1, and a random number of the index's epoch, in 0..2**63-1 (the same for the whole epoch).
+        In the shape of `indices`: the window, in 0..count-1, and a random number of the index's epoch, in 0..2**63-1 (the same for the whole epoch).
     """
-    numbers = indices.astype(np.uint64)
+    numbers = indices.ravel().astype(np.uint64)
     keys = _keys(seed, numbers // np.uint64(count))
     visited = permute(numbers % np.uint64(count), count, keys)
-    return visited.astype(np.int64), (mix(keys) >> np.uint64(1)).astype(np.int64)
+    epoch_numbers = mix(keys + np.uint64(ROUNDS)) >> np.uint64(1)
+    return visited.astype(np.int64).reshape(indices.shape), epoch_numbers.astype(np.int64).reshape(indices.shape)

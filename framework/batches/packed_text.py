@@ -14,18 +14,19 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from framework.batches import order
 from framework.batches.base import Batches
 from framework.batches.cache import cache_dir
-from framework.batches.corpus import INDEX, Corpus
+from framework.batches.corpus import Corpus
 from framework.batches.packing import Rows, Stream
 from framework.batches.split import SplitDocuments
 from framework.batches.tokenize import cache_key, made_from, tokenize
 from framework.batches.types import TokenBatch
-from framework.datasets.base import Dataset, Document
-from framework.errors import DataError, TokenizerError
+from framework.datasets.base import Documents
+from framework.errors import DataError
 from framework.tokenizers.base import Tokenizer
 
 ENDLESS = 2**50  # micro-batches: no run reaches it, and the sum over a million ranks still fits 64 bits
@@ -55,11 +56,11 @@ class PackedText(Batches):
 
     def __init__(
         self,
-        dataset: Dataset[Document] | None,
+        dataset: Documents | None,
         tokenizer: Tokenizer,
         context_length: int,
         batch_size: int,
-        validation_dataset: Dataset[Document] | None = None,
+        validation_dataset: Documents | None = None,
         validation_fraction: float = 0.05,
         split: Literal["hash", "tail"] = "hash",
         shards: Path | None = None,
@@ -78,6 +79,7 @@ class PackedText(Batches):
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
+        self.items_per_batch = batch_size * context_length
         self.shards = shards
         self.mask_documents = mask_documents
         self.seed = seed
@@ -219,7 +221,9 @@ def _share(numbers: range) -> range:
 
 
 def _to_torch(rows: Rows) -> TokenBatch:
-    return TokenBatch(*(None if field is None else torch.from_numpy(field) for field in rows))
+    ids_BT, targets_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.targets_BT)
+    positions_BT, documents_BT = (None if field is None else torch.from_numpy(field) for field in rows[2:])
+    return TokenBatch(ids_BT, targets_BT, positions_BT, documents_BT)
 
 
 class _TrainingBatches(IterableDataset[TokenBatch]):
@@ -234,12 +238,11 @@ class _TrainingBatches(IterableDataset[TokenBatch]):
             for starts_B in self._starts(np.array(some, dtype=np.int64)):
                 yield _to_torch(self.stream.rows(starts_B))
 
-    def _starts(self, numbers: np.ndarray) -> np.ndarray:
+    def _starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the rows of micro-batches begin, shape [len(numbers), batch_size]; each epoch cuts the ring from a place of its own."""
         indices = numbers[:, None] * self.batch_size + np.arange(self.batch_size)
         windows, offsets = order.windows(self.seed, indices, self.num_windows)
-        starts: np.ndarray = (offsets % self.stream.num_tokens + windows * self.stream.context_length) % self.stream.num_tokens
-        return starts
+        return (offsets % self.stream.num_tokens + windows * self.stream.context_length) % self.stream.num_tokens
 
 
 class _ValidationBatches(IterableDataset[TokenBatch]):

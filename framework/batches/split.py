@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from framework.batches.corpus import MadeFrom, Side
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 from framework.errors import DataError
 
 Method = Literal["hash", "tail"]
@@ -55,8 +55,8 @@ class SplitDocuments:
 
     def __init__(
         self,
-        dataset: Dataset[Document],
-        validation_dataset: Dataset[Document] | None = None,
+        dataset: Documents,
+        validation_dataset: Documents | None = None,
         method: Method = "hash",
         validation_fraction: float = 0.05,
     ) -> None:

@@ -178,12 +178,15 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[_Batch]:
 
 
 def _encoded(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[tuple[Side, _Encoded]]:
-    """Batches encoded in order; one thread encodes while this one reads, writes and sums (encoders give up the interpreter's lock)."""
+    """Batches encoded in order, while this thread reads, sums and writes (encoders give up the interpreter's lock).
+
+    Two batches are encoded at once: the second keeps the cores busy that have nothing left of the first.
+    """
     pending: deque[tuple[Side, Future[_Encoded]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as encoder:
+    with ThreadPoolExecutor(max_workers=2) as encoder:
         for side, texts in _batches(pieces):
             pending.append((side, encoder.submit(encode_documents, tokenizer, texts)))
-            if len(pending) > 2:  # bounded: memory does not grow with the corpus
+            if len(pending) > 3:  # bounded: memory does not grow with the corpus
                 side, future = pending.popleft()
                 yield side, future.result()
         for side, future in pending:

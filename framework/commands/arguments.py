@@ -36,7 +36,7 @@ def run(name: str, command: Callable[..., Any], words: list[str]) -> int:
     import jsonargparse
 
     try:
-        config = parser.parse_args([_expand(word, following) for word, following in _with_key(words)])
+        config = parser.parse_args(_options_first([(_expand(word, key), key) for word, key in _with_key(words)]))
         values = parser.instantiate_classes(config).as_dict()
     except jsonargparse.ArgumentError as error:
         raise ConfigError(shorten(str(error))) from None
@@ -60,6 +60,13 @@ def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str
         parser.add_argument(variadic, nargs="*", type=str, default=[], help=help_of.get(variadic))
     parser.add_function_arguments(command, as_group=False, skip={p.name for p in required} | {variadic or ""}, sub_configs=True)
     return parser, [p.name for p in required], variadic
+
+
+def _options_first(pairs: list[tuple[str, str | None]]) -> list[str]:
+    """Options, then positionals: argparse would take a variadic positional as empty when an option stands before it."""
+    options = [word for word, key in pairs if key is not None or (word.startswith("--") and len(word) > 2) or word == "-h"]
+    words = [word for word, key in pairs if key is None and not word.startswith("--") and word != "-h"]
+    return [*options, *(["--", *words] if words else [])]
 
 
 def _with_key(words: list[str]) -> list[tuple[str, str | None]]:
@@ -99,11 +106,23 @@ def _argument_help(docstring: str) -> dict[str, str]:
     return {m[1]: " ".join(m[2].split()) for m in re.finditer(r"^ {4}(\w+): (.+(?:\n {6,}.+)*)", section, re.MULTILINE)}
 
 
+NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value type: .*|Given value: .*"
+    r"|Expected a <class 'NoneType'>\.?|Problem with given class_path '[^']*':|Type \S+.* expects a function or a callable class:"
+    r"|Got value: (Namespace\(.*|\{.*)|unsupported value type"
+)
+
+
 def shorten(message: str) -> str:
-    """jsonargparse's many-line message as one line: the key and the innermost cause."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip()]
-    head = lines[0].removesuffix(":") if lines else message
-    causes = [line for line in lines[1:] if not line.startswith(("Does not validate against any", "Given value type", "Subtypes:", "Errors:"))]
-    return head if not causes else f"{head}: {'; '.join(dict.fromkeys(causes[:4]))}"
-
-
+    """jsonargparse's many-line message as one line: the dotted key and the innermost cause."""
+    keys: list[str] = []
+    causes: list[str] = []
+    for line in message.splitlines():
+        for key in re.findall(r'[Pp]arser key "([^"]+)":?', line):
+            keys += [] if keys and keys[-1] == key else [key]
+        text = NOISE.sub("", re.sub(r'[Pp]arser key "[^"]+":?', "", line)).strip(" -:.\t")
+        text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", re.sub(r"Expected a <class '([\w.]+)'>", r"expected \1", text))
+        if text and text not in causes:
+            causes.append(text)
+    cause = "; ".join(causes[:3])
+    return f"{'.'.join(keys)}: {cause}" if keys else cause

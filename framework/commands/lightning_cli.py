@@ -140,7 +140,7 @@ class CommandLine(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
-            raise ConfigError(" ".join(str(error).split())) from error
+            raise ConfigError(shorten(str(error))) from error
         self.model.config = self._resolved()
         self.model.plugins = self.plugins
 
@@ -180,7 +180,7 @@ class CommandLine(LightningCLI):
             self.run_directory.root.mkdir(parents=True, exist_ok=True)
             header = "# The resolved configuration of this run; framework fit --config THIS --name NEW repeats it.\n"
             self.run_directory.config.write_text(header + yaml.safe_dump(model.config, sort_keys=False), encoding="utf-8")
-        trainer.fit(model, datamodule=self.datamodule, ckpt_path=self.checkpoint, **kwargs)
+        trainer.fit(ckpt_path=self.checkpoint, **kwargs)
         progress = model.progress
         if trainer.is_global_zero and not trainer.fast_dev_run:
             model.save_model(self.run_directory.model)
@@ -194,7 +194,7 @@ class CommandLine(LightningCLI):
         """Print the metrics of the checkpoint as a table."""
         if self.checkpoint is None:
             raise ConfigError(f"{self.run_directory.root} has no checkpoint to validate; train first, or name one with --resume PATH.")
-        results = self.trainer.validate(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, verbose=False, **kwargs)
+        results = self.trainer.validate(ckpt_path=self.checkpoint, **{**kwargs, "verbose": False})
         if self.trainer.is_global_zero:
             for name, value in results[0].items():
                 print(f"{name:20} {value:.6f}")
@@ -222,9 +222,9 @@ def _differences(before: Any, now: Any, at: str) -> list[tuple[str, Any, Any]]:
 
 
 def _locate(message: str, composition: Composition) -> str:
-    """An error of jsonargparse with the file and line of the key it names."""
-    for dotted in re.findall(r"[Kk]ey \"([\w.]+)\"", message):
-        origin = composition.origin(composition.full_path(dotted.removeprefix("fit.").removeprefix("validate.")))
-        return f"{message} (from {origin})"
-    return message
-
+    """An error about a key with where that key came from."""
+    dotted = message.partition(": ")[0]
+    if not re.fullmatch(r"[\w.]+", dotted):
+        return message
+    given = any(key.replace("init_args.", "") == dotted for key, _ in composition.overrides)
+    return f"{message} (from {'the command line' if given else composition.origin(composition.full_path(dotted))})"

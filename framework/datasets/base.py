@@ -31,4 +31,5 @@ class Dataset(ABC, Generic[Record]):
         """SHA-256 (hex) over the content and everything that decides the records; the key of every cache below."""
 
 
-Documents = Dataset[Document]
+class Documents(Dataset[Document]):
+    """A dataset of documents: the type that configurations and signatures name (jsonargparse resolves no generic alias)."""

@@ -9,11 +9,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 from framework.errors import DataError
 
 
-class HuggingFaceDataset(Dataset[Document]):
+class HuggingFaceDataset(Documents):
     """One document a row of `datasets.load_dataset(name, config, split=split)`; empty texts and nulls are passed over.
 
     Args:

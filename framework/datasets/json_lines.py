@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO
 
 from framework.datasets import files
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 from framework.errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-class JsonLines(Dataset[Document]):
+class JsonLines(Documents):
     """One document a line, `{"text": "..."}`; blank lines and empty texts are passed over.
 
     Args:

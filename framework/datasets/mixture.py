@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 
 
-class Mixture(Dataset[Document]):
+class Mixture(Documents):
     """Documents of several datasets, each component's share of the characters kept at its weight from the first document to the last.
 
     The next document always comes from the component that is furthest below its share, so the order is the same at every iteration.
@@ -23,7 +23,7 @@ class Mixture(Dataset[Document]):
             true: components that run out start over until each has been read once, so the shorter ones are seen more than once.
     """
 
-    def __init__(self, datasets: list[Dataset[Document]], weights: list[float], repeat: bool = False) -> None:
+    def __init__(self, datasets: list[Documents], weights: list[float], repeat: bool = False) -> None:
         if not datasets or len(datasets) != len(weights):
             raise ValueError(f"Mixture needs one weight for each dataset; got {len(datasets)} datasets and {len(weights)} weights.")
         if not all(0 < weight < float("inf") for weight in weights):

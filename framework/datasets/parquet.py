@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from framework.datasets import files
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 from framework.errors import DataError
 
 ROWS_AT_ONCE = 1024
 
 
-class Parquet(Dataset[Document]):
+class Parquet(Documents):
     """One document a row; empty texts and nulls are passed over.
 
     Args:

@@ -136,7 +136,8 @@ class Engine:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards every module is in the mode it was in, frozen ones included."""
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

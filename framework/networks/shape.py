@@ -22,7 +22,7 @@ class NetworkShape:
         num_heads: attention heads (query heads).
         num_kv_heads: key-value heads, each shared by num_heads / num_kv_heads query heads; null: num_heads.
         head_width: numbers in a head; null: width / num_heads.
-        feedforward: activation; swiglu (SiLU) and geglu (exact GELU) are gated and have a third matrix. gelu is exact, gelu_tanh is GPT-2's.
+        feedforward: activation; gelu is exact, gelu_tanh GPT-2's; swiglu (SiLU) and geglu (exact GELU) are gated by a third matrix.
         feedforward_width: inner width; null: 4 width, or 8/3 width rounded up to a multiple of 64 when gated (the same size).
         norm: LayerNorm, or RMSNorm (no mean, no bias).
         norm_eps: added to the variance; 1e-5 in GPT-2 and Llama-2.

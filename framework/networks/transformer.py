@@ -67,7 +67,9 @@ class Transformer(Network):
         if vocab_size is None or context_length is None:
             raise ValueError("a network needs vocab_size (the tokenizer's) and context_length (the data's)")
         if min(vocab_size, context_length, vocab_multiple) < 1:
-            raise ValueError(f"vocab_size {vocab_size}, context_length {context_length} and vocab_multiple {vocab_multiple} must be at least 1")
+            raise ValueError(
+                f"vocab_size ({vocab_size}), context_length ({context_length}), vocab_multiple ({vocab_multiple}) must be positive"
+            )
         self.shape, self.vocab_size, self.context_length, self.vocab_multiple = shape, vocab_size, context_length, vocab_multiple
         self.activation_checkpointing, self.compiled = activation_checkpointing, compile
         self.num_rows = -(-vocab_size // vocab_multiple) * vocab_multiple
@@ -125,7 +127,7 @@ class Transformer(Network):
         return hidden_BTD
 
     @property
-    def head_weight_VD(self) -> Tensor:
+    def head_weight_VD(self) -> Tensor:  # noqa: N802 (shape suffix)
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return weight if self.num_rows == self.vocab_size else weight[: self.vocab_size]
 

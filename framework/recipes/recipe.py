@@ -64,7 +64,6 @@ class Recipe(LightningModule, ABC):
         non_finite: what a step with a non-finite loss or gradient does: it never changes weights, optimizer or schedule; `skip` goes on
             with the next batch, `stop` ends the run.
         max_non_finite_steps: with `skip`, the run ends after this many such steps in a row.
-        compile: compile the network with torch.compile (slower start, faster steps on a GPU).
     """
 
     registries: Mapping[str, Registry] = {name: registry(f"framework.{name}") for name in REGISTRIES}
@@ -77,11 +76,10 @@ class Recipe(LightningModule, ABC):
         seed: int = 0,
         non_finite: Literal["skip", "stop"] = "skip",
         max_non_finite_steps: int = 10,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         self._make_network, self._make_optimizer, self._scheduler = network, optimizer, scheduler
-        self.seed, self.non_finite, self.max_non_finite_steps, self._compile = seed, non_finite, max_non_finite_steps, compile
+        self.seed, self.non_finite, self.max_non_finite_steps = seed, non_finite, max_non_finite_steps
         self.network: Network
         self.metric = self.new_metric()
         self.progress = Progress()
@@ -135,8 +133,6 @@ class Recipe(LightningModule, ABC):
             self.network = self._make_network(vocab_size=explicit or tokenizer.vocab_size, context_length=self.data.context_length)  # type: ignore[call-arg]
         except ValueError as error:
             raise ConfigError(f"model.network cannot be built: {error}") from error
-        if self._compile:
-            self.network.compile()  # in place: names in the state do not change
 
     def configure_optimizers(self) -> Optimizer:
         """The optimizer over parameter groups by role; its learning rate is set by `schedule`, not by a Lightning scheduler."""
@@ -246,9 +242,14 @@ class Recipe(LightningModule, ABC):
         self.evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole validation set."""
-        self.log_dict(self.metric.compute())
+        """Log the metrics of the whole validation set, at this run's own step (Lightning's is one behind here)."""
+        metrics = self.metric.compute()
         self.metric.reset()
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(metrics, logger=not fitting)
+        if fitting and not self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({name: float(value) for name, value in metrics.items()}, step=self.progress.step)
 
     # model directory and checkpoints
 

@@ -5,9 +5,8 @@ Training documents (or a saved tokenizer) and text flow in, ids flow out. Must n
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework.errors import TokenizerError
+from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.byte_level import ByteLevelTokenizer
 from framework.tokenizers.encoder import Encoder
-from framework.tokenizers.files import tokenizer_file, write_json
+from framework.tokenizers.files import cache_file, tokenizer_file, write_json
 from framework.tokenizers.patterns import split_pattern
 from framework.tokenizers.special import CHAT, number
 from framework.tokenizers.training import train
@@ -30,7 +30,7 @@ class BPE(ByteLevelTokenizer):
     Ids: the 256 bytes, then the merges in the order they were learned, then the special tokens.
 
     Args:
-        vocab_size: number of ids, bytes and special tokens included.
+        vocab_size: number of ids to train, the bytes and the special tokens included.
         path: a model directory, or the tokenizer.json that was saved; then nothing else is given.
         pattern: how text splits before merging: gpt2, gpt4 or gpt4o, or a regular expression that tiktoken and oniguruma read alike.
         special_tokens: spellings of the last ids, in order; `<|endoftext|>` must be among them.
@@ -45,16 +45,56 @@ class BPE(ByteLevelTokenizer):
         special_tokens: tuple[str, ...] = CHAT,
         trainer: Literal["rustbpe", "tokenizers"] = "rustbpe",
     ) -> None:
-        self._vocabulary: Vocabulary | None = None
         if (vocab_size is None) == (path is None):
             raise TokenizerError("BPE takes either vocab_size, to train a tokenizer, or path, to open one.")
-        if path is not None:
-            if (pattern, special_tokens, trainer) != ("gpt4", CHAT, "rustbpe"):
-                raise TokenizerError(f"BPE from {path} has its pattern and special tokens already; give path alone.")
-            self._vocabulary = Vocabulary.read(tokenizer_file(path))
+        if path is not None and (pattern, tuple(special_tokens), trainer) != ("gpt4", CHAT, "rustbpe"):
+            raise TokenizerError(f"the tokenizer at {path} has its own pattern, special tokens and trainer; give BPE its path alone.")
+        number(special_tokens, first_id=256)  # a mistake in them shows here, not after the training
         self._vocab_size = vocab_size
         self._pattern = split_pattern(pattern)
         self._special_tokens = tuple(special_tokens)
         self._trainer: Literal["rustbpe", "tokenizers"] = trainer
-        number(self._special_tokens, 256)  # a mistake in them shows here, not after the training
-        self._encoder: Encoder | None = self._vocabulary and Encoder(self._vocabulary)
+        self._vocabulary = None if path is None else Vocabulary.read(tokenizer_file(Path(path)))
+
+    @staticmethod
+    def train(
+        texts: Iterable[str],
+        vocab_size: int,
+        pattern: str = "gpt4",
+        special_tokens: tuple[str, ...] = CHAT,
+        trainer: Literal["rustbpe", "tokenizers"] = "rustbpe",
+    ) -> BPE:
+        """A tokenizer trained on texts, read once; the arguments and errors are those of the class and of `training.train`."""
+        tokenizer = BPE(vocab_size, None, pattern, special_tokens, trainer)
+        tokenizer._vocabulary = train(texts, vocab_size, tokenizer._pattern, special_tokens, trainer)
+        return tokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            raise TokenizerError(
+                f"this BPE of {self._vocab_size} ids is not trained yet: use what its prepare(...) returns, or train one with "
+                "`framework train-tokenizer` and give its path."
+            )
+        return self._vocabulary
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._encoder.encode(text).tolist()
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        return self._encoder.encode_batch(texts)
+
+    def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
+        if self._vocab_size is None or self._vocabulary is not None:
+            return self
+        key = (fingerprint, self._vocab_size, self._pattern, self._special_tokens, self._trainer)
+        file = cache_file(cache, "bpe", key)
+        if not file.is_file():
+            vocabulary = train(documents(), self._vocab_size, self._pattern, self._special_tokens, self._trainer)
+            write_json(file, vocabulary.to_json())
+        return BPE(path=file)

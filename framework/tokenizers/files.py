@@ -5,6 +5,7 @@ Paths and JSON values flow in and out. Must not know what the values mean.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -56,3 +57,9 @@ def write_tokenizer(directory: Path, tokenizer: dict[str, Any], config: dict[str
     """Write both files of a tokenizer into `directory`."""
     write_json(directory / TOKENIZER, tokenizer)
     write_json(directory / CONFIG, config)
+
+
+def cache_file(cache: Path, kind: str, key: object) -> Path:
+    """Where a tokenizer learned under `key` (anything JSON holds) is kept: one name per key, so that a finished file is never stale."""
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return cache / f"{kind}-{digest[:32]}.json"

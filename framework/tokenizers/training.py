@@ -69,7 +69,7 @@ class _Stretches:
 
 
 def _rustbpe(texts: Iterable[str], size: int, pattern: str) -> list[bytes]:
-    import rustbpe
+    import rustbpe  # type: ignore[import-untyped]
 
     tokenizer = rustbpe.Tokenizer()
     try:

@@ -1,0 +1,83 @@
+"""What all tests share: a cache of their own, quiet libraries, and a small run to train."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache directory of this test session: nothing is found that an earlier session left."""
+    path = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("FRAMEWORK_CACHE")
+    os.environ["FRAMEWORK_CACHE"] = str(path)
+    yield path
+    if before is None:
+        del os.environ["FRAMEWORK_CACHE"]
+    else:
+        os.environ["FRAMEWORK_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty small documents of made-up sentences: enough structure to learn something in a few steps."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    animals, verbs, places = ["cat", "dog", "bird", "fish"], ["sat on", "ran to", "looked at"], ["the mat", "a tree", "the house"]
+    for number in range(30):
+        sentences = [f"The {draw.choice(animals)} {draw.choice(verbs)} {draw.choice(places)}." for _ in range(40)]
+        (folder / f"{number:02}.txt").write_text(" ".join(sentences), encoding="utf-8")
+    return folder
+
+
+TINY_SHAPE = {"num_layers": 2, "width": 32, "num_heads": 2, "positions": "rotary", "norm": "rms", "feedforward": "swiglu"}
+
+
+@pytest.fixture
+def small_run(tmp_path: Path, corpus: Path) -> Callable[..., tuple[Any, Any, Any]]:
+    """Gives (recipe, data, trainer) of a tiny pretraining run; keyword arguments change trainer settings and more."""
+    from lightning.pytorch import Trainer
+
+    from framework.batches.packed_text import PackedText
+    from framework.commands.lightning_cli import TRAINER_DEFAULTS
+    from framework.datasets.text_files import TextFiles
+    from framework.networks.shape import NetworkShape
+    from framework.networks.transformer import Transformer
+    from framework.optimizers.adamw import AdamW
+    from framework.recipes.pretrain import Pretrain
+    from framework.tokenizers.byte import Byte
+    from framework.training.checkpoint_io import DurableCheckpointIO
+
+    def build(
+        batch_size: int = 4, dropout: float = 0.0, recipe_arguments: dict[str, Any] | None = None, data_arguments: dict[str, Any] | None = None, **trainer: Any
+    ) -> tuple[Any, Any, Any]:
+        shape = NetworkShape(**TINY_SHAPE, dropout=dropout)  # type: ignore[arg-type]
+        arguments: dict[str, Any] = {"optimizer": lambda groups: AdamW(groups, lr=1e-2), **(recipe_arguments or {})}
+        recipe = Pretrain(network=lambda **sizes: Transformer(shape, **sizes), **arguments)  # type: ignore[misc]
+        data = PackedText(TextFiles(str(corpus)), Byte(), context_length=16, batch_size=batch_size, **(data_arguments or {}))
+        settings: dict[str, Any] = {
+            **TRAINER_DEFAULTS,
+            "max_steps": 4,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_checkpointing": False,
+            "limit_val_batches": 0,
+            "default_root_dir": tmp_path,
+            "plugins": [DurableCheckpointIO()],
+            **trainer,
+        }
+        return recipe, data, Trainer(**settings)
+
+    return build
