@@ -151,12 +151,11 @@ class StopStrings:
 
 
 def model_directory(directory: Path) -> Path:
-    """The model directory that `directory` is or, for a run, holds. Raises CheckpointError with the nearest name."""
-    for candidate in (directory / "model", directory):
-        if (candidate / "config.json").is_file():
-            return candidate
+    """The model directory that `directory` is or, for a run, holds. Raises CheckpointError with the nearest name if there is none."""
+    if any((directory / name).is_file() for name in ("framework.json", "config.json")):
+        return directory
     if directory.is_dir():
-        raise CheckpointError(f"{directory} holds no model (no config.json there or in {directory / 'model'}): give a run or model directory")
+        return directory / "model"  # loading says so if it is not there
     siblings = [place.name for place in directory.parent.iterdir() if place.is_dir()] if directory.parent.is_dir() else []
     near = difflib.get_close_matches(directory.name, siblings, n=1)
     hint = f"; did you mean {directory.parent / near[0]}?" if near else ": give a run or model directory"

@@ -136,14 +136,29 @@ def test_errors_come_before_the_first_piece(generator: Generator) -> None:
         generator.stream("x" * 64)
 
 
-def test_a_run_or_a_model_directory(tmp_path: Path) -> None:
-    model = tmp_path / "run" / "model"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps({}))
-    assert model_directory(tmp_path / "run") == model_directory(model) == model
-    with pytest.raises(CheckpointError, match=r"no directory .*rum; did you mean .*run\?"):
-        model_directory(tmp_path / "rum")
-    with pytest.raises(CheckpointError, match="holds no model"):
-        model_directory(tmp_path)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, generator: Generator) -> Path:
+    """A run directory whose model has defaults of its own."""
+    from framework.checkpoint import save
+
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    directory.mkdir()
+    save(directory / "model", generator.engine.network, generator.tokenizer, {}, {"temperature": 0.5, "max_new_tokens": 6})
+    return directory
+
+
+def test_a_run_or_a_model_directory(run: Path) -> None:
+    assert model_directory(run) == model_directory(run / "model") == run / "model"
+    with pytest.raises(CheckpointError, match=r"no directory .*tinny; did you mean .*tiny\?"):
+        model_directory(run.parent / "tinny")
     with pytest.raises(CheckpointError, match="give a run or model directory"):
-        model_directory(tmp_path / "nowhere" / "at" / "all")
+        model_directory(run / "nowhere" / "at" / "all")
+    with pytest.raises(CheckpointError, match="no model directory .*runs.*/model"):
+        Generator.load(run.parent)
+
+
+def test_loading(run: Path, generator: Generator) -> None:
+    loaded = Generator.load(run)
+    assert loaded.defaults == SamplingOptions(temperature=0.5) and loaded.max_new_tokens == 6
+    expected = generator.generate("ab", SamplingOptions(temperature=0.5), seed=1, max_new_tokens=6)
+    assert loaded.generate("ab", seed=1) == expected

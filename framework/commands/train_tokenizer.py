@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from framework.datasets.base import Document, Documents
     from framework.tokenizers.base import Tokenizer
-
-from framework.datasets.base import Dataset, Document
 
 SAMPLE = 512  # documents that the table is measured on
 STRETCH = 1 << 16  # characters of each
@@ -22,7 +21,8 @@ STRETCH = 1 << 16  # characters of each
 
 def train_tokenizer(
     output: Path,
-    dataset: Dataset[Document],
+    *,
+    dataset: Documents,
     vocab_size: int = 4096,
     pattern: str = "gpt4",
     special_tokens: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"),

@@ -24,7 +24,7 @@ TOLERANCE = 1e-12
 
 def transformer(vocab_size: int, context_length: int) -> Transformer:
     """The example of `networks.Transformer`: grouped heads, rotary positions, dropout and a padded vocabulary."""
-    shape = NetworkShape(num_layers=2, width=32, num_heads=4, num_kv_heads=2, positions="rotary", norm="rms", feedforward="swiglu", dropout=0.1)
+    shape = NetworkShape(2, width=32, num_heads=4, num_kv_heads=2, positions="rotary", norm="rms", feedforward="swiglu", dropout=0.1)
     return Transformer(shape, vocab_size, context_length, vocab_multiple=8)
 
 
@@ -33,7 +33,8 @@ def check_shapes(build: Build) -> None:
     network, ids_BT = _network(build), _ids()
     hidden_BTD = network(ids_BT)
     assert hidden_BTD.shape[:2] == ids_BT.shape, f"hidden states have shape {list(hidden_BTD.shape)} for ids of {list(ids_BT.shape)}"
-    assert network.vocab_size == VOCAB_SIZE and network.context_length == CONTEXT_LENGTH, "vocab_size or context_length is not what was asked for"
+    sizes = (network.vocab_size, network.context_length)
+    assert sizes == (VOCAB_SIZE, CONTEXT_LENGTH), f"vocab_size and context_length are {sizes}, not {(VOCAB_SIZE, CONTEXT_LENGTH)}"
     expected = (VOCAB_SIZE, hidden_BTD.shape[-1])
     assert network.head_weight_VD.shape == expected, f"head_weight_VD is {list(network.head_weight_VD.shape)}, not {list(expected)}"
     assert network.logits(hidden_BTD).shape == (*ids_BT.shape, VOCAB_SIZE), "logits do not cover exactly the vocabulary"
@@ -102,7 +103,8 @@ def check_state_comes_back(build: Build) -> None:
 def check_init_args_are_json(build: Build) -> None:
     """init_args survive JSON and hold the sizes."""
     arguments = json.loads(json.dumps(_network(build).init_args))
-    assert arguments.get("vocab_size") == VOCAB_SIZE and arguments.get("context_length") == CONTEXT_LENGTH, f"init_args without sizes: {arguments}"
+    sizes = {"vocab_size": VOCAB_SIZE, "context_length": CONTEXT_LENGTH}
+    assert arguments == arguments | sizes, f"init_args do not hold {sizes}: {arguments}"
 
 
 def check_counts_its_work(build: Build) -> None:

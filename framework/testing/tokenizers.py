@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,7 +102,8 @@ def check_batch(tokenizer: Tokenizer) -> None:
         arrays = tokenizer.encode_batch(batch)
         assert len(arrays) == len(batch), f"encode_batch of {len(batch)} texts gives {len(arrays)} arrays"
         for text, ids in zip(batch[: len(texts)], arrays, strict=False):
-            assert isinstance(ids, np.ndarray) and ids.dtype == np.uint32, f"encode_batch gives {type(ids).__name__}, no uint32 array"
+            kind = ids.dtype.name if isinstance(ids, np.ndarray) else type(ids).__name__
+            assert kind == "uint32", f"encode_batch gives {kind}, no uint32 array"
             assert ids.tolist() == tokenizer.encode(text), f"encode_batch and encode differ on {text!r}"
 
 
@@ -129,7 +131,7 @@ def check_unknown_ids(tokenizer: Tokenizer) -> None:
 def check_fingerprint(tokenizer: Tokenizer) -> None:
     """A SHA-256 in hex that pickling leaves alone; so do the ids (workers get a pickled tokenizer)."""
     fingerprint = tokenizer.fingerprint
-    assert len(fingerprint) == 64 and set(fingerprint) <= set("0123456789abcdef"), f"the fingerprint {fingerprint!r} is no SHA-256 in hex"
+    assert re.fullmatch("[0-9a-f]{64}", fingerprint), f"the fingerprint {fingerprint!r} is no SHA-256 in hex"
     copy = pickle.loads(pickle.dumps(tokenizer))
     assert copy.fingerprint == fingerprint, "the fingerprint of a pickled copy differs"
     for text in encodable_texts(tokenizer)[:50]:

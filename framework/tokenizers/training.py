@@ -69,7 +69,7 @@ class _Stretches:
 
 
 def _rustbpe(texts: Iterable[str], size: int, pattern: str) -> list[bytes]:
-    import rustbpe  # type: ignore[import-untyped]
+    import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
     try:

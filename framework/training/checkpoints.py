@@ -87,7 +87,7 @@ class Checkpoints(Checkpoint):
         """Record the metrics; make Lightning's loop counters those of the step boundary, wherever this is called from."""
         checkpoint.setdefault("framework", {})["metrics"] = self._metrics
         loop = checkpoint["loops"]["fit_loop"]
-        _as_at_batch_end(loop, tracked(pl_module).progress.step)
+        _as_at_batch_end(loop, tracked(pl_module).progress.step, validated=bool(self._metrics))
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """Save now (where this step is saved already, only its metrics), then remove what is no longer kept."""
@@ -135,14 +135,15 @@ class Checkpoints(Checkpoint):
                 remove(path)
 
 
-def _as_at_batch_end(loop: dict[str, Any], step: int) -> None:
+def _as_at_batch_end(loop: dict[str, Any], step: int, validated: bool) -> None:
     """Set the fit loop's saved counters to what they are inside `on_train_batch_end`, the one place Lightning resumes from exactly."""
     for counters in (loop["epoch_loop.batch_progress"]["current"], loop["epoch_loop.batch_progress"]["total"]):
         counters["completed"] = max(0, counters["processed"] - 1)
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] = max(0, step - 1)
     validation = loop["epoch_loop.val_loop.batch_progress"]
     for counters in (validation["current"], validation["total"]):
-        counters.update(dict.fromkeys(counters, 0))  # a validation is never resumed in its middle
+        # a validation that is due and not done starts over: Lightning reads one begun batch as "in its middle", and goes back to it
+        counters.update(ready=int(not validated), started=int(not validated), processed=0, completed=0)
     for counters in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
         counters.update(ready=1, started=1, processed=0, completed=0)  # a run is one endless epoch
 

@@ -23,6 +23,7 @@ class StepBar(ProgressBar):
         self._bar: Any = None
         self._validation: Any = None
         self._last_line = 0.0
+        self._shown: tuple[int, str] | None = None
 
     def disable(self) -> None:
         """Lightning's switch for ranks that print nothing."""
@@ -71,8 +72,11 @@ class StepBar(ProgressBar):
         return ", ".join(shown)
 
     def _print_line(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._last_line = time.monotonic()
         step = tracked(pl_module).progress.step
+        if (line := (step, self._measurements(trainer, pl_module))) == self._shown:
+            return
+        self._shown = line
+        self._last_line = time.monotonic()
         done = step - self._first
         left = (time.monotonic() - self._begun) / done * (trainer.max_steps - step) if done and trainer.max_steps > 0 else 0.0
         print(f"step {step}/{trainer.max_steps}, {self._measurements(trainer, pl_module)}, {left:.0f} s left", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ class RunLog(Logger):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self._path = directory / "metrics.jsonl"
-        self._last_step: int | None = None
+        self._begun = False
 
     @property
     def name(self) -> str:
@@ -43,19 +43,21 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line; the first of a resumed run drops what an earlier process logged from this step on."""
-        if self._last_step is None:
-            self._drop_from(step or 0)
-        self._last_step = step
+        """Append one line; the first of a resumed run drops what an earlier process logged from here on."""
+        if not self._begun:
+            self._drop_from(step or 0, set(metrics))
+        self._begun = True
         line = {"step": step, **{name: value if math.isfinite(value) else str(value) for name, value in metrics.items() if name != "epoch"}}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _drop_from(self, step: int) -> None:
+    def _drop_from(self, step: int, names: set[str]) -> None:
+        """Keep earlier steps, and of this one what is not about to be logged again."""
         if not self._path.exists():
             return
-        kept = [line for line in self._path.read_text(encoding="utf-8").splitlines() if line.endswith("}") and json.loads(line)["step"] < step]
+        lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in lines if (found := json.loads(line))["step"] < step or (found["step"] == step and not names & found.keys())]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         temporary.replace(self._path)

@@ -40,7 +40,13 @@ def test_tail_is_nanogpts_split() -> None:
 
 def test_tail_cuts_the_document_in_which_it_begins() -> None:
     split = SplitDocuments(Texts(["aaaa", "bbbb", "cccc", "dddd"]), method="tail", validation_fraction=0.4)
-    assert [tuple(piece) for piece in split] == [("train", "aaaa"), ("train", "bbbb"), ("train", "c"), ("validation", "ccc"), ("validation", "dddd")]
+    assert [tuple(piece) for piece in split] == [
+        ("train", "aaaa"),
+        ("train", "bbbb"),
+        ("train", "c"),
+        ("validation", "ccc"),
+        ("validation", "dddd"),
+    ]
     at_border = SplitDocuments(Texts(["aaaa", "bbbb"]), method="tail", validation_fraction=0.5)
     assert [tuple(piece) for piece in at_border] == [("train", "aaaa"), ("validation", "bbbb")]
 
