@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +86,13 @@ def test_stop_strings_cut_from_a_known_reply(generator: Generator) -> None:
     assert generator.engine.num_active == 0
 
 
+def test_what_only_began_a_stop_string_is_given_out_at_the_end(generator: Generator) -> None:
+    reply = generator.generate("x", seed=3, max_new_tokens=40)
+    chunks = list(generator.stream("x", seed=3, max_new_tokens=40, stop=[reply[-3:] + "never there"]))
+    assert _text(chunks) == reply
+    assert chunks[-1].finish_reason == "length"
+
+
 def test_the_stream_is_the_decoded_ids(generator: Generator) -> None:
     """Random bytes: broken characters become U+FFFD exactly where decoding everything at once has them."""
     from framework.engine.request import Request
@@ -153,7 +159,7 @@ def test_a_run_or_a_model_directory(run: Path) -> None:
         model_directory(run.parent / "tinny")
     with pytest.raises(CheckpointError, match="give a run or model directory"):
         model_directory(run / "nowhere" / "at" / "all")
-    with pytest.raises(CheckpointError, match="no model directory .*runs.*/model"):
+    with pytest.raises(CheckpointError, match=r"no model directory .*runs.*/model"):
         Generator.load(run.parent)
 
 

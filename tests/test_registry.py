@@ -73,7 +73,9 @@ def test_parts_are_attributes_of_the_family_s_module(install: Install) -> None:
 
 
 def test_unknown_names_get_the_nearest_and_the_cure() -> None:
-    with pytest.raises(UnknownPlugin, match=r"no greedy in framework\.samplers\. Did you mean Greedy\? Installed samplers: .*TopP.* reinstall"):
+    with pytest.raises(
+        UnknownPlugin, match=r"no greedy in framework\.samplers\. Did you mean Greedy\? Installed samplers: .*TopP.* reinstall"
+    ):
         registry("framework.samplers")["greedy"]
     with pytest.raises(UnknownPlugin) as unknown:
         registry("framework.samplers")["Xyzzyx"]
@@ -93,7 +95,12 @@ def test_two_distributions_of_one_name_harm_only_who_uses_it(install: Install) -
 
 @pytest.mark.parametrize(
     ("source", "cause"),
-    [("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"), ("1 / 0", "ZeroDivisionError"), ("def (", "SyntaxError"), ("", "AttributeError")],
+    [
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def (", "SyntaxError"),
+        ("", "AttributeError"),
+    ],
 )
 def test_a_broken_plugin_is_named_with_its_cause(install: Install, source: str, cause: str) -> None:
     install("framework-broken", source, version="3.1", Broken="")

@@ -24,7 +24,7 @@ def cache_dir() -> Path:
 def only_one_process(directory: Path) -> Iterator[None]:
     """Hold the lock on `directory`, created if need be; the lock goes with the process, however that ends."""
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.with_name(directory.name + ".lock"))
+    lock = FileLock(directory / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,7 @@ class Index:
     validation: tuple[Entry, ...]
 
     def write(self, directory: Path) -> None:
+        """Make the directory a finished one."""
         write_json(directory / INDEX, asdict(self))
 
     @classmethod
@@ -68,6 +70,7 @@ def _entries(listed: list[dict[str, Any]]) -> tuple[Entry, ...]:
 
 
 def shard_path(directory: Path, side: Side, number: int) -> Path:
+    """Where a side's shard of this number is."""
     return directory / f"{side}-{number:05d}.tokens"
 
 
@@ -101,7 +104,8 @@ class Corpus:
             if header.tokenizer != fingerprint:
                 raise TokenizerError(
                     f"the shards in {self.directory} were made with another tokenizer (fingerprint {header.tokenizer[:12]}, vocabulary "
-                    f"{header.vocab_size}; yours {fingerprint[:12]}, {vocab_size}); give that tokenizer (a copy is in {self.directory / 'tokenizer'}), or tokenize again."
+                    f"{header.vocab_size}; yours {fingerprint[:12]}, {vocab_size}); give that tokenizer "
+                    f"(`framework tokenize` keeps a copy in {self.directory / 'tokenizer'}), or tokenize again."
                 )
             if header.max_id >= vocab_size:
                 raise TokenizerError(
@@ -121,7 +125,8 @@ class Corpus:
         for shard in shards:
             shard.verify()
         if large:
-            write_json(self.directory / VERIFIED, stamps)
+            with suppress(OSError):  # in a directory that is only for reading there is no note, and verifying is done again
+                write_json(self.directory / VERIFIED, stamps)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

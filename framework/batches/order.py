@@ -67,7 +67,8 @@ def windows(seed: int, indices: NDArray[np.int64], count: int) -> tuple[NDArray[
         count: windows in an epoch.
 
     Returns:
-        In the shape of `indices`: the window, in 0..count-1, and a random number of the index's epoch, in 0..2**63-1 (the same for the whole epoch).
+        In the shape of `indices`: the window, in 0..count-1, and a random number of the index's epoch, in 0..2**63-1
+        (the same for the whole epoch).
     """
     numbers = indices.ravel().astype(np.uint64)
     keys = _keys(seed, numbers // np.uint64(count))

@@ -132,10 +132,12 @@ class PackedText(Batches):
 
     @property
     def train_tokens(self) -> int:
+        """Tokens of the training documents, EOS included."""
         return self._train.num_tokens
 
     @property
     def validation_tokens(self) -> int:
+        """Tokens of the held-out documents, EOS included."""
         return self._validation.num_tokens
 
     @property
@@ -144,6 +146,7 @@ class PackedText(Batches):
         return self.train_tokens // self.context_length
 
     def fingerprint(self) -> str:
+        """Of what decides the training batches; there once `setup` ran. Validation, ranks and workers do not enter."""
         decides = (
             [shard.header.sha256 for shard in self.corpus.train],
             self.tokenizer.fingerprint,

@@ -60,9 +60,11 @@ class Header:
 
     @property
     def file_bytes(self) -> int:
+        """Bytes of the whole file."""
         return HEADER_BYTES + self.token_bytes + self.documents * ENDS.itemsize
 
     def to_bytes(self) -> bytes:
+        """The first HEADER_BYTES of the file."""
         encoded = (MAGIC + json.dumps(asdict(self)).encode()).ljust(HEADER_BYTES - 1) + b"\n"
         assert len(encoded) == HEADER_BYTES
         return encoded
@@ -96,7 +98,10 @@ class ShardWriter:
         self._file.write(bytes(HEADER_BYTES))
 
     def append(self, tokens: NDArray[np.uint32], lengths: NDArray[np.int64]) -> None:
-        """Add documents: their tokens one after the other, and the length of each. Raises TokenizerError for an id outside the vocabulary."""
+        """Add documents: their tokens one after the other, and the length of each.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
         largest = int(tokens.max())
         if largest >= self.vocab_size:
             raise TokenizerError(

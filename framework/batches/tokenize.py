@@ -58,9 +58,10 @@ def tokenize(directory: Path, split: SplitDocuments, tokenizer: Tokenizer, shard
     """
     made = made_from(split, tokenizer, shard_tokens)
     try:
-        with only_one_process(directory):
-            if not (directory / INDEX).exists():
-                _build(directory, split, tokenizer, shard_tokens, made)
+        if not (directory / INDEX).exists():  # what is finished may lie where nothing can be written
+            with only_one_process(directory):
+                if not (directory / INDEX).exists():
+                    _build(directory, split, tokenizer, shard_tokens, made)
     except OSError as cause:
         raise DataError(f"cannot write token shards to {directory}: {cause.strerror or cause}.") from cause
     corpus = Corpus(directory)

@@ -44,7 +44,7 @@ QUIET = (
     ".*does not have many workers.*",
     ".*`IterableDataset` has `__len__` defined.*",
     ".*LightningCLI's args parameter is intended.*",
-    ".*is_floating_point.*",
+    ".*It is recommended to use `self.log.*sync_dist.*",  # torchmetrics has done it
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*your dataloader is not resumable.*",

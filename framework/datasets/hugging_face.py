@@ -44,7 +44,7 @@ class HuggingFaceDataset(Documents):
 
     def _rows(self) -> Iterable[dict[str, Any]]:
         try:
-            import datasets  # type: ignore[import-not-found, import-untyped, unused-ignore]
+            import datasets
         except ImportError:
             raise DataError('HuggingFaceDataset needs the package datasets; install it: pip install "framework[data]"') from None
         try:
@@ -74,6 +74,7 @@ class HuggingFaceDataset(Documents):
             raise DataError(f"Hugging Face dataset {self.name}, split {self.split} holds no text in column {self.column}.")
 
     def fingerprint(self) -> str:
+        """Of the texts, in order; while streaming of name, configuration, split, revision and column."""
         digest = hashlib.sha256(repr(("hugging_face", self.column)).encode())
         if self.streaming:
             digest.update(repr((self.name, self.config, self.split, self.revision)).encode())

@@ -64,6 +64,7 @@ class JsonLines(Documents):
         return text
 
     def fingerprint(self) -> str:
+        """Of the files' contents, in order, and the field."""
         return files.fingerprint(files.find_files(self.paths, SUFFIXES), ("json_lines", self.field))
 
 

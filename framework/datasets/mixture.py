@@ -49,5 +49,6 @@ class Mixture(Documents):
             yield document
 
     def fingerprint(self) -> str:
+        """Of the components, the weights and `repeat`."""
         parts = ("mixture", [dataset.fingerprint() for dataset in self.datasets], self.weights, self.repeat)
         return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -39,7 +39,7 @@ class Parquet(Documents):
 
     def _texts(self, file: Path) -> Iterator[str | None]:
         try:
-            import pyarrow  # type: ignore[import-untyped]
+            import pyarrow
             from pyarrow import parquet, types
         except ImportError:
             raise DataError('Parquet needs pyarrow; install it: pip install "framework[data]"') from None
@@ -57,4 +57,5 @@ class Parquet(Documents):
             raise DataError(f"{file} is no readable Parquet file: {cause}") from None
 
     def fingerprint(self) -> str:
+        """Of the files' contents, in order, and the column."""
         return files.fingerprint(files.find_files(self.paths, (".parquet",)), ("parquet", self.column))

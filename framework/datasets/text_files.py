@@ -37,6 +37,7 @@ class TextFiles(Documents):
         return _documents(files.find_files(self.paths), self.encoding, {str(Path(path).expanduser()) for path in named})
 
     def fingerprint(self) -> str:
+        """Of the files' contents, in order."""
         return files.fingerprint(files.find_files(self.paths), ("text", self.encoding))
 
 
@@ -65,6 +66,7 @@ class PackageFiles(Documents):
         return _documents(self._files(), "utf-8")
 
     def fingerprint(self) -> str:
+        """Of the files' contents, in order."""
         return files.fingerprint(self._files(), ("text", "utf-8"))
 
 
@@ -88,6 +90,7 @@ class StandardLibrary(Documents):
         return _documents(self._files(), "utf-8")
 
     def fingerprint(self) -> str:
+        """Of the files' contents, in order."""
         return files.fingerprint(self._files(), ("text", "utf-8"))
 
 

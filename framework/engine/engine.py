@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.engine.request import Event, Request
 from framework.engine.reply import Reply
+from framework.engine.request import Event, Request
 from framework.networks.base import Network
 from framework.networks.cache import Cache
 from framework.registry import Registry, registry
@@ -119,7 +119,7 @@ class Engine:
                 outcome: Event | Exception
                 try:
                     outcome = reply.draw(self._next_logits(reply, cache))
-                except Exception as failure:  # noqa: BLE001  (whatever a plugin's sampler or network raises is this request's alone)
+                except Exception as failure:  # whatever a plugin's sampler or network raises is this request's alone
                     outcome = failure
                 if isinstance(outcome, Exception) or outcome.finish_reason is not None:
                     self._active.pop(request_id, None)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.engine.request import Event, Request
 from framework.engine.reply import Reply
+from framework.engine.request import Event, Request
 from framework.networks.base import Network
 
 

@@ -75,7 +75,5 @@ class Reply:
 def pick(probabilities_V: Tensor, uniform: Tensor) -> Tensor:
     """The tokens that uniform numbers in [0, 1) fall on when the probabilities lie side by side; never one of probability 0."""
     cumulative_V = probabilities_V.double().cumsum(dim=-1)
-    total = cumulative_V[-1]
-    # a product rounded up to the total would fall behind the last token that has any probability
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative_V, target, right=True)
+    # a double under 1 times the total is under the total after rounding too, so the search ends at a token with some probability
+    return torch.searchsorted(cumulative_V, uniform * cumulative_V[-1], right=True)

@@ -73,11 +73,14 @@ class Transformer(Network):
         self.shape, self.vocab_size, self.context_length, self.vocab_multiple = shape, vocab_size, context_length, vocab_multiple
         self.activation_checkpointing, self.compiled = activation_checkpointing, compile
         self.num_rows = -(-vocab_size // vocab_multiple) * vocab_multiple
-        self.embedding = nn.Embedding(self.num_rows, shape.width)
-        self.position_embedding = nn.Embedding(context_length, shape.width) if shape.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
-        self.norm = Norm(shape, shape.width)
-        self.head = None if shape.tied_embeddings else nn.Linear(shape.width, self.num_rows, bias=False)
+        device = torch.get_default_device()
+        with torch.device("meta"):  # modules would draw first values of their own: in vain, and the more the larger the padding
+            self.embedding = nn.Embedding(self.num_rows, shape.width)
+            self.position_embedding = nn.Embedding(context_length, shape.width) if shape.positions == "learned" else None
+            self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
+            self.norm = Norm(shape, shape.width)
+            self.head = None if shape.tied_embeddings else nn.Linear(shape.width, self.num_rows, bias=False)
+        self.to_empty(device=device)
         initialise(self, shape.num_layers, vocab_size)
         if compile:
             for block in self.blocks:

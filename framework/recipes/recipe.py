@@ -138,6 +138,11 @@ class Recipe(LightningModule, ABC):
         """The optimizer over parameter groups by role; its learning rate is set by `schedule`, not by a Lightning scheduler."""
         if self.trainer.max_steps < 1:
             raise ConfigError("trainer.max_steps is not set: a run is measured in optimizer steps (--trainer.max_steps 1000).")
+        try:
+            if self._scheduler is not None:
+                self._scheduler.factor(0, self.trainer.max_steps)
+        except ValueError as error:
+            raise ConfigError(f"model.scheduler does not fit the run: {error}") from error
         groups = parameter_groups(self.network.named_parameters(), self.network.roles())
         if self._make_optimizer is None:
             from framework.optimizers import AdamW

@@ -9,12 +9,14 @@
         check(TopNSigma(n=1.0))
 
 Each module `framework.testing.<family>` has `CHECKS`, functions that take a part and raise AssertionError. Checks take an instance;
-those of optimizers take the class, or any callable that makes an optimizer from parameter groups.
+those of optimizers take the class, or any callable that makes an optimizer from parameter groups, and those of networks a callable
+that makes a network from `vocab_size` and `context_length`.
 
-A part whose `__init__` has required arguments names an example in its package's pyproject.toml, an entry point called `<family>.<Name>`:
+A part that needs further arguments names an example in its package's pyproject.toml, an entry point called `<family>.<Name>`:
 
     [project.entry-points."framework.testing"]
-    "samplers.TopNSigma" = "framework_top_n_sigma:example"      # takes nothing, returns an instance
+    "samplers.TopNSigma" = "framework_top_n_sigma:example"
 
-An optimizer's example takes parameter groups and returns an optimizer.
+An example takes nothing and returns an instance, or None where it cannot be made (a file that is not there); that of an optimizer or
+a network takes what is said above.
 """

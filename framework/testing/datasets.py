@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -31,6 +32,7 @@ class Texts(Dataset[Document]):
         return (Document(text, f"text {number}") for number, text in enumerate(self.texts))
 
     def fingerprint(self) -> str:
+        """Of the texts, in order."""
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
 
@@ -50,7 +52,7 @@ def check_same_order_twice(dataset: Dataset[Any]) -> None:
 def check_fingerprint_is_stable(dataset: Dataset[Any]) -> None:
     """The fingerprint is 64 hexadecimal digits, the same before and after iterating and for a copy."""
     before = dataset.fingerprint()
-    assert len(before) == 64 and set(before) <= set("0123456789abcdef"), f"the fingerprint is no SHA-256 in hex: {before!r}"
+    assert re.fullmatch("[0-9a-f]{64}", before), f"the fingerprint is no SHA-256 in hex: {before!r}"
     _first(dataset)
     assert dataset.fingerprint() == before, "iterating changed the fingerprint"
     assert copy.deepcopy(dataset).fingerprint() == before, "a copy has another fingerprint"
@@ -65,8 +67,9 @@ def check_documents_hold_text(dataset: Dataset[Any]) -> None:
     """A Document's text is a str that is not empty and can be encoded, and its source says where it came from."""
     for record in _first(dataset):
         if isinstance(record, Document):
-            assert isinstance(record.text, str) and record.text, f"{record.source}: the text is empty or no str"
-            assert isinstance(record.source, str) and record.source, "a document without a source"
+            assert isinstance(record.text, str), f"{record.source}: the text is no str"
+            assert record.text.encode(), f"{record.source}: the text is empty"
+            assert isinstance(record.source, str), "a document whose source is no str"
 
 
 def check_pickles(dataset: Dataset[Any]) -> None:

@@ -12,8 +12,16 @@ from typing import Any, Literal, NamedTuple
 
 from framework.registry import Part, registry
 
-SUITES = ("framework.datasets", "framework.networks", "framework.optimizers", "framework.samplers", "framework.schedulers", "framework.tokenizers")
-TAKE_FACTORIES = ("framework.optimizers",)  # their checks make the instances, of parameters that they know
+SUITES = (
+    "framework.datasets",
+    "framework.networks",
+    "framework.optimizers",
+    "framework.samplers",
+    "framework.schedulers",
+    "framework.tokenizers",
+)
+# families whose checks make the instances themselves, and the arguments they give
+GIVEN = {"framework.networks": {"vocab_size", "context_length"}, "framework.optimizers": {"params"}}
 
 Check = Callable[[Any], None]
 
@@ -28,25 +36,25 @@ class Outcome(NamedTuple):
 
 
 def run(part: Part) -> Iterator[Outcome]:
-    """Every check of a part's family on this part; one skip if there is nothing to run."""
-    if part.family not in SUITES:
-        yield Outcome(part, "", "skip", "its family has no checks")
-        return
+    """Every check of a part's family, one of SUITES, on this part; one skip if there is nothing to check."""
     try:
         make = _maker(part)
-        subject = None if make is None else make if part.family in TAKE_FACTORIES else make()
-    except Exception as problem:  # noqa: BLE001  (a part may fail in any way; that is the outcome)
+        subject = make if make is None or part.family in GIVEN else make()
+    except Exception as problem:  # a part may fail in any way: that is the outcome
         yield Outcome(part, "loads", "fail", _one_line(problem))
         return
+    if make is None:
+        entry = f'"{_short(part)}" in [project.entry-points."framework.testing"]'
+        yield Outcome(part, "", "skip", f"it needs arguments, and {part.distribution} names no example ({entry})")
+        return
     if subject is None:
-        example = f'"{part.family.rpartition(".")[2]}.{part.name}" of [project.entry-points."framework.testing"]'
-        yield Outcome(part, "", "skip", f"it needs arguments and {part.distribution} gives no example ({example})")
+        yield Outcome(part, "", "skip", "its example cannot be made on this machine")
         return
     for check in checks(part.family):
         name = check.__name__.removeprefix("check_").replace("_", " ")
         try:
             check(subject)
-        except Exception as problem:  # noqa: BLE001
+        except Exception as problem:
             yield Outcome(part, name, "fail", _one_line(problem))
         else:
             yield Outcome(part, name, "pass")
@@ -61,14 +69,17 @@ def checks(family: str) -> tuple[Check, ...]:
 def _maker(part: Part) -> Callable[..., Any] | None:
     """What makes the thing to check: the part's example, else the part itself; None for one that needs arguments and has no example."""
     examples = registry("framework.testing")
-    name = f"{part.family.rpartition('.')[2]}.{part.name}"
-    if name in examples:
-        made: Callable[..., Any] = examples[name]
+    if _short(part) in examples:
+        made: Callable[..., Any] = examples[_short(part)]
         return made
     loaded: Callable[..., Any] = part.load()
     parameters = inspect.signature(loaded).parameters.values()
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return loaded if len(required) == (1 if part.family in TAKE_FACTORIES else 0) else None
+    required = {p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return loaded if required <= GIVEN.get(part.family, set()) else None
+
+
+def _short(part: Part) -> str:
+    return f"{part.family.removeprefix('framework.')}.{part.name}"
 
 
 def _one_line(problem: Exception) -> str:

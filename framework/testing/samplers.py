@@ -43,7 +43,12 @@ def check_leaves_a_token(sampler: Sampler) -> None:
     """Every row keeps a finite logit and has no NaN: for random, equal, extreme and almost fully excluded logits."""
     one_left_BV = torch.full((ROWS, VOCAB_SIZE), -math.inf)
     one_left_BV[:, 7] = -3.0
-    cases = {"random": _logits_BV(), "equal": torch.zeros(ROWS, VOCAB_SIZE), "huge": 1e4 * _logits_BV(), "all but one excluded": one_left_BV}
+    cases = {
+        "random": _logits_BV(),
+        "equal": torch.zeros(ROWS, VOCAB_SIZE),
+        "huge": 1e4 * _logits_BV(),
+        "all but one excluded": one_left_BV,
+    }
     for name, logits_BV in cases.items():
         result = sampler(logits_BV, _history())
         assert not result.isnan().any(), f"{name} logits became NaN"
@@ -64,13 +69,17 @@ def check_rows_are_independent(sampler: Sampler) -> None:
     together = sampler(logits_BV, history).softmax(dim=-1)
     for row in range(ROWS):
         alone = sampler(logits_BV[row : row + 1], History(history.tokens_BL[row : row + 1], history.prompt_lengths_B[row : row + 1]))
-        assert torch.allclose(alone.softmax(dim=-1)[0], together[row], rtol=0, atol=1e-12), f"row {row} alone differs from row {row} in a batch"
+        assert torch.allclose(alone.softmax(dim=-1)[0], together[row], rtol=0, atol=1e-12), (
+            f"row {row} alone differs from row {row} in a batch"
+        )
 
 
 def check_padding_is_invisible(sampler: Sampler) -> None:
     """More padding (-1) behind the histories changes nothing."""
     logits_BV = _logits_BV()
-    assert torch.equal(sampler(logits_BV, _history()), sampler(logits_BV, _history(padding=5))), "padding of the histories changes the result"
+    assert torch.equal(sampler(logits_BV, _history()), sampler(logits_BV, _history(padding=5))), (
+        "padding of the histories changes the result"
+    )
 
 
 def check_is_deterministic(sampler: Sampler) -> None:

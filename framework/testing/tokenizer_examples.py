@@ -1,4 +1,4 @@
-"""Ready examples of the built-in tokenizers that need a corpus or a path (entry points `framework.testing`; see this package's docstring)."""
+"""Ready examples of the built-in tokenizers that need a corpus or a path (entry points `framework.testing`)."""
 
 from __future__ import annotations
 

@@ -55,6 +55,13 @@ class HuggingFace(Tokenizer):
         if "eos_token" not in self._roles:
             raise TokenizerError(f"{file} names no end-of-document token; give eos_token, one of {', '.join(self._special_tokens)}.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # the library's own pickle forgets that special tokens are not to be parsed out of text
+        self._tokenizer = _open(self._content, set(self._roles.values()), self._source)
+
     def _refuse_leaks(self) -> None:
         """Some models (Unigram) find a special token's spelling in plain text by themselves: better not opened than unsafe."""
         for spelling, token_id in self._special_tokens.items():

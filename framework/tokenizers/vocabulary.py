@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _parts(token: bytes, ranks: Mapping[bytes, int], limit: int) -> list[bytes]:
     """What merging with ranks below `limit` leaves of a token's bytes: the lowest rank first, the leftmost among equals."""
     parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 1:
-        candidates = [ranks.get(left + right, limit) for left, right in zip(parts, parts[1:], strict=False)]
+        candidates = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
         lowest = min(candidates)
         if lowest >= limit:
             break

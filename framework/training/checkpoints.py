@@ -35,6 +35,7 @@ class Checkpoints(Checkpoint):
         self.directory: Path | None = None  # None: checkpoints/ in the trainer's root directory
         self._signals = StopSignals()
         self._metrics: dict[str, float] = {}
+        self._saved_step = 0  # every rank knows without looking: rank 0 alone changes the directory
 
     def path(self, trainer: Trainer, step: int) -> Path:
         """Where the checkpoint of a step is, or would be."""
@@ -42,6 +43,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, after Lightning has installed its own handlers."""
+        self._saved_step = tracked(pl_module).progress.step
         self._signals.install()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -66,13 +68,12 @@ class Checkpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or not tracked(pl_module).at_step_boundary:
             return
         self._metrics = {self.monitor: float(value)}
-        if self.keep_best and self._is_best(trainer, float(value)):
+        if self.keep_best and trainer.strategy.broadcast(trainer.is_global_zero and self._is_best(trainer, float(value))):
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a run that stopped early by itself."""
-        step = tracked(pl_module).progress.step
-        if step and self.path(trainer, step) not in completed(self.path(trainer, step).parent):
+        if tracked(pl_module).progress.step != self._saved_step:
             self.save(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -91,10 +92,12 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """Save now (where this step is saved already, only its metrics), then remove what is no longer kept."""
-        path = self.path(trainer, tracked(pl_module).progress.step)
-        if path not in completed(path.parent):
+        step = tracked(pl_module).progress.step
+        path = self.path(trainer, step)
+        if step != self._saved_step:
             trainer.save_checkpoint(path)
-        elif trainer.is_global_zero:
+            self._saved_step = step
+        elif trainer.is_global_zero and self._metrics and path in completed(path.parent):
             annotate(path, self._metrics)
         if trainer.is_global_zero:
             self._prune(path.parent)
@@ -107,9 +110,7 @@ class Checkpoints(Checkpoint):
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
             received = int(flag)
         if received:
-            path = self.path(trainer, tracked(pl_module).progress.step)
-            if path not in completed(path.parent):
-                self.save(trainer, pl_module)
+            path = self.save(trainer, pl_module)
             trainer.strategy.barrier("stopped")
             raise Stopped(received, f"stopped at step {tracked(pl_module).progress.step}, saved {path}; go on with --resume auto")
 

@@ -32,19 +32,23 @@ def test_the_order_does_not_depend_on_the_grouping() -> None:
         assert np.array_equal(np.concatenate([part[0] for part in parts]), whole[0])
         assert np.array_equal(np.concatenate([part[1] for part in parts]), whole[1])
     table = windows(5, indices.reshape(10, 100), 77)
-    assert np.array_equal(table[0].ravel(), whole[0]) and table[1].shape == (10, 100)
+    assert np.array_equal(table[0].ravel(), whole[0])
+    assert table[1].shape == (10, 100)
 
 
 def test_the_epochs_random_number_is_one_for_the_epoch_and_moves() -> None:
     numbers = windows(5, np.arange(10 * 77), 77)[1].reshape(10, 77)
     assert (numbers == numbers[:, :1]).all()
-    assert len(set(numbers[:, 0].tolist())) == 10 and (numbers >= 0).all()
+    assert len(set(numbers[:, 0].tolist())) == 10
+    assert (numbers >= 0).all()
 
 
 def test_far_positions_and_large_corpora_are_exact() -> None:
     count = 10**12 + 39
     visited, _ = windows(1, np.arange(2**50, 2**50 + 1000), count)
-    assert len(set(visited.tolist())) == 1000 and visited.min() >= 0 and visited.max() < count
+    assert len(set(visited.tolist())) == 1000
+    assert visited.min() >= 0
+    assert visited.max() < count
 
 
 @pytest.mark.parametrize("count", [8, 100, 1000])
@@ -75,12 +79,14 @@ def test_all_orders_of_three_windows_occur() -> None:
     for seed in range(600):
         order = tuple(epoch(seed, 0, 3))
         counts[order] = counts.get(order, 0) + 1
-    assert len(counts) == 6 and min(counts.values()) > 50  # 100 each, five standard deviations
+    assert len(counts) == 6
+    assert min(counts.values()) > 50
 
 
 def test_the_order_is_fixed_for_ever() -> None:
     """A run resumes in the order it began with: a change here is a change of ORDER_VERSION."""
-    assert epoch(0, 0, 12) == FIXED[0] and epoch(2**63 + 5, 3, 12) == FIXED[1]
+    assert epoch(0, 0, 12) == FIXED[0]
+    assert epoch(2**63 + 5, 3, 12) == FIXED[1]
     assert permute(np.arange(5, dtype=np.uint64), 5, np.array([1], dtype=np.uint64)).tolist() == FIXED[2]
 
 

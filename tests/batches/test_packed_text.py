@@ -42,9 +42,11 @@ def test_batches_have_the_promised_shape(corpus: Texts) -> None:
     assert batch.ids_BT.shape == batch.targets_BT.shape == (4, 32)
     assert batch.ids_BT.dtype == batch.targets_BT.dtype == torch.int64
     assert torch.equal(batch.ids_BT[:, 1:], batch.targets_BT[:, :-1])  # exactly one shift: TRAP-18
-    assert batch.positions_BT is None and batch.documents_BT is None
+    assert batch.positions_BT is None
+    assert batch.documents_BT is None
     masked = next(iter(prepared(PackedText(corpus, Byte(), 32, 4, mask_documents=True)).train_dataloader()))
-    assert masked.positions_BT is not None and masked.documents_BT is not None
+    assert masked.positions_BT is not None
+    assert masked.documents_BT is not None
 
 
 def test_an_epoch_visits_every_window_once_and_cuts_elsewhere_the_next_time() -> None:
@@ -58,7 +60,8 @@ def test_an_epoch_visits_every_window_once_and_cuts_elsewhere_the_next_time() ->
     first, second = starts[: data.num_windows], starts[data.num_windows :]
     for epoch in (first, second):
         trained = Counter((start + place) % len(stream) for start in epoch for place in range(32))
-        assert set(trained.values()) == {1} and len(trained) == data.num_windows * 32 > len(stream) - 32
+        assert set(trained.values()) == {1}
+        assert len(trained) == data.num_windows * 32 > len(stream) - 32
     assert set(first) != set(second)
 
 
@@ -73,7 +76,8 @@ def test_the_loaders_length_is_beyond_any_run_and_validation_is_finite(corpus: T
     data = prepared(PackedText(corpus, Byte(), 16, 3))
     assert len(data.train_dataloader()) > 10**12
     validation = data.val_dataloader()
-    assert not isinstance(validation, list) and len(validation) == len(list(validation))
+    assert not isinstance(validation, list)
+    assert len(validation) == len(list(validation))
 
 
 def test_reading_draws_no_random_numbers(corpus: Texts) -> None:
@@ -87,7 +91,8 @@ def test_reading_draws_no_random_numbers(corpus: Texts) -> None:
 
 def test_a_tokenizer_learns_from_the_training_documents_only(corpus: Texts) -> None:
     data = prepared(PackedText(Texts(["aab", "baa"]), Character(), 2, 1, validation_dataset=Texts(["bab"])))
-    assert isinstance(data.tokenizer, Character) and data.tokenizer.characters == "ab"
+    assert isinstance(data.tokenizer, Character)
+    assert data.tokenizer.characters == "ab"
     with pytest.raises(TokenizerError, match="'c'"):
         PackedText(Texts(["aab", "baa"]), Character(), 2, 1, validation_dataset=Texts(["abc"])).prepare_data()
 
@@ -97,12 +102,12 @@ def test_every_rank_finds_what_one_process_prepared(corpus: Texts, cache: Path) 
         return PackedText(corpus, BPE(300), 16, 3)
 
     module().prepare_data()
-    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and path.name != ".lock"}
     other = module()
     other.setup("fit")
     assert other.tokenizer.vocab_size == 300
     prepared(module())
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"} == kept
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and path.name != ".lock"} == kept
 
 
 def test_the_cache_is_by_content(corpus: Texts, cache: Path) -> None:
@@ -163,7 +168,7 @@ def test_an_altered_shard_is_seen_at_the_start_of_a_run(corpus: Texts) -> None:
 
 def test_too_little_text_for_a_row_is_named_with_the_numbers() -> None:
     data = PackedText(Texts(["four", "more"]), Byte(), context_length=10, batch_size=1, validation_fraction=0)
-    with pytest.raises(DataError, match="have 10 tokens, fewer than one row of context_length . 1 = 11; .* at most 9"):
+    with pytest.raises(DataError, match=r"have 10 tokens, fewer than one row of context_length . 1 = 11; .* at most 9"):
         prepared(data)
     assert next(
         iter(prepared(PackedText(Texts(["four", "more"]), Byte(), 9, 2, validation_fraction=0)).train_dataloader())

@@ -64,10 +64,12 @@ def test_rows_from_every_start_equal_the_slow_way(tmp_path: Path, num_shards: in
     plain = Stream(opened, length).rows(starts)
     assert plain.ids_BT.tolist() == [row[0] for row in expected]
     assert plain.targets_BT.tolist() == [row[1] for row in expected]
-    assert plain.positions_BT is None and plain.documents_BT is None
+    assert plain.positions_BT is None
+    assert plain.documents_BT is None
 
     masked = Stream(opened, length, mask_documents=True).rows(starts)
-    assert masked.positions_BT is not None and masked.documents_BT is not None
+    assert masked.positions_BT is not None
+    assert masked.documents_BT is not None
     assert masked.ids_BT.tolist() == [row[0] for row in expected]
     assert masked.targets_BT.tolist() == [row[2] for row in expected]
     assert masked.positions_BT.tolist() == [row[3] for row in expected]
@@ -102,7 +104,10 @@ def test_reading_once_with_masked_documents_in_a_stream_shorter_than_a_row(tmp_p
 def test_arrays_are_int64_and_contiguous(tmp_path: Path) -> None:
     stream = Stream(write(tmp_path, corpus(0, 1, 10)), 4, mask_documents=True)
     for field in stream.rows(np.array([0, 1])):
-        assert field is not None and field.dtype == np.int64 and field.flags.c_contiguous and field.flags.writeable
+        assert field is not None
+        assert field.dtype == np.int64
+        assert field.flags.c_contiguous
+        assert field.flags.writeable
 
 
 def test_a_stream_crosses_to_another_process(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
 
 def test_the_header_can_be_read_by_eye(tmp_path: Path) -> None:
     head = write(tmp_path / "a.tokens", [[1]]).path.read_bytes()[:HEADER_BYTES]
-    assert head[:8] == b"FWTOKENS" and head.endswith(b" \n")
+    assert head[:8] == b"FWTOKENS"
+    assert head.endswith(b" \n")
     assert json.loads(head[8:])["tokens"] == 1
 
 
@@ -49,7 +50,7 @@ def test_the_type_holds_the_largest_id(tmp_path: Path, vocab_size: int, dtype: s
 
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:  # TRAP-16
     writer = ShardWriter(tmp_path / "a.tokens", 256, FINGERPRINT)
-    with pytest.raises(TokenizerError, match="id 256.*256 ids"):
+    with pytest.raises(TokenizerError, match=r"id 256.*256 ids"):
         writer.append(np.array([256], dtype=np.uint32), np.array([1]))
     writer.discard()
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ def test_hash_puts_whole_documents_on_the_side_their_content_says() -> None:
     assert sorted(side(split, "train") + held_out) == sorted(texts)
     assert 400 < len(held_out) < 600  # 500 +- 4.7 standard deviations
     assert held_out == [text for text in texts if int(hashlib.sha256(text.encode()).hexdigest(), 16) < 0.1 * 2**256]
-    elsewhere = SplitDocuments(Texts(texts[::-1] + ["more"]), validation_fraction=0.1)
+    elsewhere = SplitDocuments(Texts([*texts[::-1], "more"]), validation_fraction=0.1)
     assert set(held_out) <= set(side(elsewhere, "validation"))  # order and neighbours do not matter
 
 
@@ -35,7 +35,8 @@ def test_tail_is_nanogpts_split() -> None:
     text = "".join(chr(97 + number % 26) for number in range(1115))
     split = SplitDocuments(Texts([text]), method="tail", validation_fraction=0.1)
     cut = int(1115 * 0.9)
-    assert side(split, "train") == [text[:cut]] and side(split, "validation") == [text[cut:]]
+    assert side(split, "train") == [text[:cut]]
+    assert side(split, "validation") == [text[cut:]]
 
 
 def test_tail_cuts_the_document_in_which_it_begins() -> None:

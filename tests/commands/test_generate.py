@@ -76,7 +76,7 @@ def test_no_prompt_begins_a_document(run: Path, capsys: pytest.CaptureFixture[st
     ("words", "message"),
     [
         (["--temperature", "-1"], "temperature is -1.0 and must be"),
-        (["--temperature", "nan"], "temperature is nan"),
+        (["--temperature", "inf"], "temperature"),
         (["--top_p", "0"], "top_p is 0.0"),
         (["--max_new_tokens", "0"], "max_new_tokens is 0"),
         (["--samples", "0"], "samples is 0"),

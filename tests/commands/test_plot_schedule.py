@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as xml
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,7 +31,8 @@ def test_picture_and_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_any_length(total_steps: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot_schedule(total_steps, Linear(), output=tmp_path / "deep" / "schedule.svg")
     assert capsys.readouterr().out.count("*") >= 1
-    points = xml.fromstring((tmp_path / "deep" / "schedule.svg").read_text()).find("{http://www.w3.org/2000/svg}polyline").get("points").split()
+    drawing = ElementTree.fromstring((tmp_path / "deep" / "schedule.svg").read_text())
+    points = drawing.find("{http://www.w3.org/2000/svg}polyline").get("points").split()
     assert len(points) == min(total_steps, 1201)
     assert points[0].split(",")[1] == "40.0"  # the full rate is the top
 

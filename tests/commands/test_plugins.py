@@ -76,3 +76,47 @@ def test_a_failing_part_is_named_and_fails_the_command(capsys: pytest.CaptureFix
     assert "fail  schedulers.Negative  is a usable factor: factor(51, 100) is -0.02" in out
     assert "pass  schedulers.Negative  is pure" in out
     assert out.endswith("framework-negative: 2 passed, 1 failed\n")
+
+
+def test_parts_without_an_example_or_checks_are_said_to_be_skipped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from framework.registry import Part
+    from framework.samplers.selection import TopK
+
+    needy = Part("framework.samplers", "Needy", "framework-needy", "1", "needy:Needy", lambda: TopK)
+    other = Part("framework.commands", "needy", "framework-needy", "1", "needy:needy", lambda: print)
+    monkeypatch.setattr("framework.commands.plugins._parts", lambda: [needy, other])
+    assert plugins("test", "framework-needy") == 0
+    entry = '"samplers.Needy" in [project.entry-points."framework.testing"]'
+    assert capsys.readouterr().out.splitlines() == [
+        f"skip  samplers.Needy: it needs arguments, and framework-needy names no example ({entry})",
+        "no checks exist for commands",
+        "framework-needy: 0 passed, 0 failed",
+    ]
+
+
+def test_examples_are_used_and_may_be_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from framework.registry import Part
+    from framework.samplers.selection import TopK
+    from framework.testing.runner import run
+
+    part = Part("framework.samplers", "Needy", "framework-needy", "1", "needy:Needy", lambda: TopK)
+    monkeypatch.setattr("framework.testing.runner.registry", lambda family: {"samplers.Needy": lambda: TopK(3)})
+    assert {outcome.verdict for outcome in run(part)} == {"pass"}
+    monkeypatch.setattr("framework.testing.runner.registry", lambda family: {"samplers.Needy": lambda: None})
+    assert [(outcome.verdict, outcome.detail) for outcome in run(part)] == [("skip", "its example cannot be made on this machine")]
+
+
+def test_every_example_of_the_built_ins_passes() -> None:
+    """The functions behind the entry points, whether or not this installation has them yet."""
+    from framework.testing import examples
+    from framework.testing.samplers import CHECKS as SAMPLER_CHECKS
+    from framework.testing.schedulers import CHECKS as SCHEDULER_CHECKS
+
+    for make in (examples.min_p, examples.repetition_penalty, examples.temperature, examples.top_k, examples.top_p):
+        for check in SAMPLER_CHECKS:
+            check(make())
+    for make in (examples.inverse_square_root, examples.warmup_stable_decay):
+        for check in SCHEDULER_CHECKS:
+            check(make())

@@ -30,8 +30,11 @@ def test_shards_summary_and_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr()
     lines = [line.split() for line in printed.out.splitlines()]
     assert lines[0] == ["documents", "tokens", "shards", "MB"]
-    assert lines[1][0] == "train" and lines[1][2] == f"{train:,}" and lines[1][3] == str(len(corpus.train))
-    assert lines[2][0] == "validation" and lines[2][2] == f"{validation:,}"
+    assert lines[1][0] == "train"
+    assert lines[1][2] == f"{train:,}"
+    assert lines[1][3] == str(len(corpus.train))
+    assert lines[2][0] == "validation"
+    assert lines[2][2] == f"{validation:,}"
     kept = BPE(path=tmp_path / "shards" / "tokenizer")
     corpus.check_tokenizer(kept.fingerprint, kept.vocab_size)
 

@@ -59,7 +59,7 @@ def test_mistakes_are_named(calls: list[dict[str, Any]]) -> None:
         list(HuggingFaceDataset("user/corpus", column="body"))
     with pytest.raises(DataError, match="the column id holds int, not text"):
         list(HuggingFaceDataset("user/corpus", column="id"))
-    with pytest.raises(DataError, match="missing, split train: Couldn't find 'missing' on the hub$"):
+    with pytest.raises(DataError, match=r"missing, split train: Couldn't find 'missing' on the hub$"):
         list(HuggingFaceDataset("missing"))
 
 

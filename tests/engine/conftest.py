@@ -51,7 +51,15 @@ def make(name: str) -> Network:
     shapes = {
         "learned": NetworkShape(num_layers=2, width=16, num_heads=4, dropout=0.3),
         "rotary": NetworkShape(
-            num_layers=2, width=16, num_heads=4, num_kv_heads=2, positions="rotary", norm="rms", feedforward="swiglu", tied_embeddings=False, sliding_window=7
+            num_layers=2,
+            width=16,
+            num_heads=4,
+            num_kv_heads=2,
+            positions="rotary",
+            norm="rms",
+            feedforward="swiglu",
+            tied_embeddings=False,
+            sliding_window=7,
         ),
     }
     network = Plain() if name == "plain" else Transformer(shapes[name], VOCAB_SIZE, CONTEXT_LENGTH)

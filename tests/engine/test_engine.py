@@ -38,7 +38,9 @@ def _requests(count: int) -> list[Request]:
         Request(
             prompt_ids=[draw.randrange(31) for _ in range(draw.randint(1, 20))],
             max_new_tokens=draw.randint(1, 15),
-            samplers=SamplingOptions(temperature=draw.choice([0.0, 0.7, 1.5]), top_k=draw.choice([0, 5]), repetition_penalty=draw.choice([1.0, 1.4])).samplers(),
+            samplers=SamplingOptions(
+                temperature=draw.choice([0.0, 0.7, 1.5]), top_k=draw.choice([0, 5]), repetition_penalty=draw.choice([1.0, 1.4])
+            ).samplers(),
             stop_ids=draw.choice([(), (3, 7)]),
             min_new_tokens=draw.randint(0, 1),
             seed=number,
@@ -188,9 +190,14 @@ def test_weights_modes_and_gradients_are_left_alone(network: Network) -> None:
 def test_modes_are_restored_after_an_error() -> None:
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout()).train()
     module[1].eval()
-    with pytest.raises(KeyError), evaluating(module):
-        assert not module[0].training
-        raise KeyError
+
+    def fail() -> None:
+        with evaluating(module):
+            assert not module[0].training
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert module.training and module[0].training and not module[1].training
 
 
@@ -203,7 +210,9 @@ def test_new_tokens_only_with_a_cache_and_a_note_without(caplog: pytest.LogCaptu
             list(engine.stream(Request([1, 2, 3, 4], max_new_tokens=4)))
     cached = network.new_cache(1, 8) is not None
     assert lengths == ([4, 1, 1, 1] if cached else [4, 5, 6, 7]) * 2
-    assert [record.message for record in caplog.records] == ([] if cached else ["Plain has no cache: every token costs a pass over the whole sequence"])
+    assert [record.message for record in caplog.records] == (
+        [] if cached else ["Plain has no cache: every token costs a pass over the whole sequence"]
+    )
 
 
 def test_rows_that_pad_the_vocabulary_are_never_drawn() -> None:

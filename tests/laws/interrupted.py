@@ -1,9 +1,9 @@
-"""Runs `framework fit` in forked processes and ends them: a helper of test_resume.py, run as a script so that nothing else is imported.
+"""Runs `framework fit` in forked processes and ends them: a helper of the tests, run as a script so that imports cost once.
 
-    python interrupted.py RUNS_DIR CONFIG OUTPUT ACTION [ACTION ...]
+    python interrupted.py SPECIFICATION
 
-An action is `whole`, or `SIGNAL@STEP[+SECONDS]`: send the signal once the run has logged that step. Each but the first goes on with --resume auto.
-Prints one JSON list: (action, exit code) of each process.
+The specification is JSON: `runs`, a list of {arguments, ranks, action}; `log`, the run's metrics.jsonl; `output`, a file. An action is `whole`, or
+`SIGNAL@STEP[+SECONDS]`: send the signal to every rank once the run has logged that step. Prints the exit codes of each run's ranks as JSON.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,40 +28,51 @@ torch.set_num_threads(1)
 
 def logged_step(log: Path) -> int:
     lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def run(action: str, arguments: list[str], log: Path, output: Path) -> int:
-    child = os.fork()
-    if child == 0:
-        os.setpgid(0, 0)
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        try:
-            code = main(arguments)
-        except BaseException:
-            import traceback
+def child(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    try:
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    os._exit(code)
 
-            traceback.print_exc()
-            code = 99
-        os._exit(code)
+
+def start(arguments: list[str], ranks: int, output: Path) -> list[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"} if ranks > 1 else {}
+        pid = os.fork()
+        if pid == 0:
+            child(arguments, output, environment)
+        children.append(pid)
+    return children
+
+
+def run(specification: dict[str, Any], log: Path, output: Path) -> list[int]:
+    children = start(specification["arguments"], specification.get("ranks", 1), output)
+    action = specification.get("action", "whole")
     if action != "whole":
         name, _, rest = action.partition("@")
         step, _, delay = rest.partition("+")
         deadline = time.monotonic() + 60
-        while logged_step(log) < int(step) and time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
+        while logged_step(log) < int(step) and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(float(delay or 0))
-        os.kill(child, getattr(signal, name))
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+        for pid in children:
+            os.kill(pid, getattr(signal, name))
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
 
 
 if __name__ == "__main__":
-    runs, config, output, *actions = sys.argv[1:]
-    results = []
-    for number, action in enumerate(actions):
-        arguments = ["fit", "--config", config, "--runs_dir", runs, *(["--resume", "auto"] if number else [])]
-        results.append((action, run(action, arguments, Path(runs) / "run" / "logs" / "metrics.jsonl", Path(output))))
-    print(json.dumps(results))
+    given = json.loads(sys.argv[1])
+    print(json.dumps([run(one, Path(given["log"]), Path(given["output"])) for one in given["runs"]]))

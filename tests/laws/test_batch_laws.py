@@ -87,7 +87,8 @@ def test_an_epoch_over_ranks_and_workers_is_every_window_once(world: int, worker
         for batch in train(packed(corpus(80), rank, world, 0, workers, 8, 1), steps)
     ]
     alone = [tuple(batch.flatten().tolist()) for batch in train(data, steps * world)]
-    assert sorted(seen) == sorted(alone) and len(seen) > data.num_windows - world
+    assert sorted(seen) == sorted(alone)
+    assert len(seen) > data.num_windows - world
 
 
 @pytest.mark.parametrize("resumed_at", [0, 1, 2, 5, 11, 17])
@@ -189,7 +190,8 @@ def test_packing_is_invisible_with_masked_documents() -> None:
         alone.backward()
         assert abs(packed_loss.item() - alone.item()) <= 1e-12 * alone.item()
         for gradient, parameter in zip(gradients, network.parameters(), strict=True):
-            assert parameter.grad is not None and (gradient - parameter.grad).abs().max() <= 1e-12
+            assert parameter.grad is not None
+            assert (gradient - parameter.grad).abs().max() <= 1e-12
 
 
 def test_a_document_does_not_see_another_one() -> None:

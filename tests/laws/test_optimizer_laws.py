@@ -41,11 +41,18 @@ def test_a_check_can_fail() -> None:
                     parameter.mul_(0.999)
 
     failed = {
-        broken.__name__: {check.__name__ for check in CHECKS if _fails(check, lambda groups, broken=broken: broken(groups, lr=0.1, momentum=0.9))}
+        broken.__name__: {
+            check.__name__ for check in CHECKS if _fails(check, lambda groups, broken=broken: broken(groups, lr=0.1, momentum=0.9))
+        }
         for broken in (Forgetful, Eager)
     }
     assert failed["Forgetful"] == {"check_resumes_bitwise"}
-    assert failed["Eager"] >= {"check_learning_rate_0_changes_nothing", "check_keeps_group_settings", "check_skips_missing_gradients", "check_calls_the_closure"}
+    assert failed["Eager"] >= {
+        "check_learning_rate_0_changes_nothing",
+        "check_keeps_group_settings",
+        "check_skips_missing_gradients",
+        "check_calls_the_closure",
+    }
 
 
 def _fails(check, make) -> bool:  # type: ignore[no-untyped-def]

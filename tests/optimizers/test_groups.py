@@ -28,8 +28,14 @@ def test_transformers_gpt2_tensor_counts() -> None:
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         network = transformers.GPT2LMHeadModel(transformers.GPT2Config())
-    roles = {name: "vector" if p.ndim < 2 else "embedding" if ".wte" in name or ".wpe" in name else "matrix" for name, p in network.named_parameters()}
-    counts = {group["role"]: (len(group["params"]), sum(p.numel() for p in group["params"])) for group in parameter_groups(network.named_parameters(), roles)}
+    roles = {
+        name: "vector" if p.ndim < 2 else "embedding" if ".wte" in name or ".wpe" in name else "matrix"
+        for name, p in network.named_parameters()
+    }
+    counts = {
+        group["role"]: (len(group["params"]), sum(p.numel() for p in group["params"]))
+        for group in parameter_groups(network.named_parameters(), roles)
+    }
     assert counts["matrix"][0] + counts["embedding"][0] == 50
     assert counts["matrix"][1] + counts["embedding"][1] == 124_318_464
     assert counts["vector"] == (98, 121_344)

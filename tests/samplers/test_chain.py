@@ -33,7 +33,9 @@ def test_zero_is_an_option_and_not_an_absent_one() -> None:
     assert SamplingOptions(temperature=0.0, top_k=0, min_p=0.0).over(defaults) == SamplingOptions(temperature=0.0, top_k=0, min_p=0.0)
 
 
-@pytest.mark.parametrize(("config", "temperature"), [({}, None), ({"do_sample": False}, 0.0), ({"do_sample": False, "temperature": 0.5}, 0.5)])
+@pytest.mark.parametrize(
+    ("config", "temperature"), [({}, None), ({"do_sample": False}, 0.0), ({"do_sample": False, "temperature": 0.5}, 0.5)]
+)
 def test_do_sample(config: dict[str, object], temperature: float | None) -> None:
     assert SamplingOptions.from_generation_config(config).temperature == temperature
 

@@ -51,7 +51,9 @@ def test_all_ways_to_be_greedy_take_the_lowest_of_tied_ids(sampler: Sampler) -> 
     assert torch.equal(result.softmax(dim=-1).argmax(dim=-1), tied_BV.argmax(dim=-1))
 
 
-@pytest.mark.parametrize("sampler", [Temperature(1.0), TopK(0), TopK(-1), TopK(50), TopK(999), TopP(1.0), MinP(0.0), RepetitionPenalty(1.0)], ids=_name)
+@pytest.mark.parametrize(
+    "sampler", [Temperature(1.0), TopK(0), TopK(-1), TopK(50), TopK(999), TopP(1.0), MinP(0.0), RepetitionPenalty(1.0)], ids=_name
+)
 def test_no_ops_return_the_very_logits(sampler: Sampler) -> None:
     logits_BV = _random(1, 50)
     assert sampler(logits_BV, HISTORY) is logits_BV
@@ -150,7 +152,14 @@ def _p_value(counts: Tensor, expected: Tensor) -> float:
     return torch.special.gammaincc(torch.tensor(freedom / 2, dtype=torch.float64), statistic / 2).item()
 
 
-CHAINS: list[list[Sampler]] = [[], [Temperature(0.6)], [TopK(4)], [TopP(0.7)], [MinP(0.2)], [Temperature(1.5), TopK(6), TopP(0.9), MinP(0.05)]]
+CHAINS: list[list[Sampler]] = [
+    [],
+    [Temperature(0.6)],
+    [TopK(4)],
+    [TopP(0.7)],
+    [MinP(0.2)],
+    [Temperature(1.5), TopK(6), TopP(0.9), MinP(0.05)],
+]
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: "+".join(map(_name, chain)) or "none")
