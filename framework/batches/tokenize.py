@@ -28,7 +28,7 @@ from framework.errors import DataError
 from framework.tokenizers.base import Tokenizer
 
 SHARD_TOKENS = 2**26  # 128 MiB of uint16: half a minute of encoding on two cores is what a kill can cost
-BATCH_CHARACTERS = 2**21  # encoded at once: enough to keep every core busy, small beside the shards
+BATCH_CHARACTERS = 2**22  # encoded at once: enough to keep every core busy, small beside the shards
 PLAN = "plan.json"
 
 
@@ -63,7 +63,7 @@ def tokenize(directory: Path, split: SplitDocuments, tokenizer: Tokenizer, shard
                 if not (directory / INDEX).exists():
                     _build(directory, split, tokenizer, shard_tokens, made)
     except OSError as cause:
-        raise DataError(f"cannot write token shards to {directory}: {cause.strerror or cause}.") from cause
+        raise DataError(f"cannot make token shards in {directory}: {cause.strerror or cause}.") from cause
     corpus = Corpus(directory)
     _check_same(directory, corpus.index.made_from, made)
     return corpus

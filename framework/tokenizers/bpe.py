@@ -5,6 +5,7 @@ Training documents (or a saved tokenizer) and text flow in, ids flow out. Must n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,8 @@ from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.byte_level import ByteLevelTokenizer
 from framework.tokenizers.encoder import Encoder
 from framework.tokenizers.files import cache_file, tokenizer_file, write_json
-from framework.tokenizers.patterns import split_pattern
-from framework.tokenizers.special import CHAT, number
+from framework.tokenizers.patterns import SPLIT_PATTERNS, split_pattern
+from framework.tokenizers.special import CHAT, EOS, number
 from framework.tokenizers.training import train
 from framework.tokenizers.vocabulary import Vocabulary
 
@@ -66,6 +67,8 @@ class BPE(ByteLevelTokenizer):
     ) -> BPE:
         """A tokenizer trained on texts, read once; the arguments and errors are those of the class and of `training.train`."""
         tokenizer = BPE(vocab_size, None, pattern, special_tokens, trainer)
+        if tokenizer._pattern not in SPLIT_PATTERNS.values():
+            _check_engines_agree(pattern)
         tokenizer._vocabulary = train(texts, vocab_size, tokenizer._pattern, special_tokens, trainer)
         return tokenizer
 
@@ -92,9 +95,31 @@ class BPE(ByteLevelTokenizer):
     def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
         if self._vocab_size is None or self._vocabulary is not None:
             return self
-        key = (fingerprint, self._vocab_size, self._pattern, self._special_tokens, self._trainer)
+        key = (fingerprint, self._vocab_size, self._special_tokens, self._trainer)
         file = cache_file(cache, "bpe", key)
         if not file.is_file():
-            vocabulary = train(documents(), self._vocab_size, self._pattern, self._special_tokens, self._trainer)
-            write_json(file, vocabulary.to_json())
+            trained = BPE.train(documents(), self._vocab_size, self._pattern, self._special_tokens, self._trainer)
+            write_json(file, trained.vocabulary.to_json())
         return BPE(path=file)
+
+
+PROBE = "It's 12345 o'clock,\n  HTTPServer said:\r\n\r\n\tnaïve 日本語 #1!  \n end\n\n"
+
+
+def _check_engines_agree(pattern: str) -> None:
+    """Raises TokenizerError for a pattern by which tiktoken and Hugging Face's library split PROBE differently, or that misses a part."""
+    import tokenizers
+
+    stretches = {PROBE[start:end].encode() for start in range(len(PROBE)) for end in range(start + 2, start + 16)}
+    tokens = [*(bytes([byte]) for byte in range(256)), *sorted(token for token in stretches if len(token) > 1)]
+    every_piece = Vocabulary({token: rank for rank, token in enumerate(tokens)}, {EOS: len(tokens)}, pattern)
+    try:
+        ours = Encoder(every_piece).encode(PROBE).tolist()
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(every_piece.to_json())).encode(PROBE).ids
+    except Exception as problem:  # either library's own complaint
+        raise TokenizerError(f"the pattern {pattern!r} is no regular expression for both tiktoken and oniguruma: {problem}") from problem
+    if ours != theirs:
+        raise TokenizerError(
+            f"the pattern {pattern!r} splits text differently in tiktoken and in Hugging Face's library, so that a saved tokenizer would "
+            "give other ids: every character must match, and `$` and counts such as {1,3}+ mean different things (write \\z and {1,3})."
+        )

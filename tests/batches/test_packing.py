@@ -76,6 +76,14 @@ def test_rows_from_every_start_equal_the_slow_way(tmp_path: Path, num_shards: in
     assert masked.documents_BT.tolist() == [row[4] for row in expected]
 
 
+def test_a_ring_shorter_than_a_row_goes_round_more_than_once(tmp_path: Path) -> None:
+    shards = [[[1, 2]], [[3], [4, 5, 6]]]
+    rows = Stream(write(tmp_path, shards), 20, mask_documents=True).rows(np.arange(6))
+    for start in range(6):
+        expected = Slow(shards).row(start, 20)
+        assert [field[start].tolist() for field in rows if field is not None] == [expected[0], *expected[2:]]
+
+
 def test_one_row_at_a_time_is_the_same(tmp_path: Path) -> None:
     stream = Stream(write(tmp_path, corpus(0, 3, 10)), 8, mask_documents=True)
     starts = np.arange(stream.num_tokens)

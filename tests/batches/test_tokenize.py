@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, corpus: Texts, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ShardWriter, "_write", full)
-    with pytest.raises(DataError, match=r"cannot write token shards to .*No space left on device"):
+    with pytest.raises(DataError, match=r"cannot make token shards in .*No space left on device"):
         tokenize(tmp_path / "shards", SplitDocuments(corpus), Byte())
     assert not list((tmp_path / "shards").glob("*.tokens*"))
 

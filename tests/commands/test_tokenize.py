@@ -60,6 +60,6 @@ def test_the_signature_is_the_command_line(tmp_path: Path) -> None:
     parser.add_function_arguments(tokenize, as_positional=True)
     arguments = [str(tmp_path / "shards"), "--dataset", "framework.datasets.TextFiles", "--dataset.paths", str(tmp_path / "text.txt")]
     parsed = parser.parse_args([*arguments, "--tokenizer", "framework.tokenizers.Byte", "--split", "tail", "--validation_fraction", "0.5"])
-    tokenize(**parser.instantiate_classes(parsed).as_dict())
+    tokenize(**parser.instantiate(parsed).as_dict())
     corpus = Corpus(tmp_path / "shards")
     assert [shard.header.tokens for shard in (*corpus.train, *corpus.validation)] == [10, 10]

@@ -18,13 +18,14 @@ def test_pick_inverts_the_cumulative_distribution() -> None:
     assert pick(probabilities, uniform).tolist() == [1, 1, 3, 3, 4, 4]
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.9999999, 1.0000001, 1 / 3, *(1 + number / 977 for number in range(1, 977, 9))])
-def test_pick_never_takes_a_token_of_probability_0(scale: float) -> None:
+def test_pick_never_takes_a_token_of_probability_0() -> None:
     """Whatever the sum: that of a float32 softmax need not be exactly 1."""
-    probabilities = torch.zeros(50_000, dtype=torch.float32)
-    probabilities[10:20] = 0.1 * scale
-    edges = torch.tensor([0.0, 5e-324, 0.5, 1 - 2**-53, 1 - 2**-52], dtype=torch.float64)
-    assert ((pick(probabilities, edges) >= 10) & (pick(probabilities, edges) < 20)).all()
+    edges = torch.tensor([0.0, 5e-324, 0.5, 1 - 2**-52, 1 - 2**-53], dtype=torch.float64)
+    for scale in (1.0, 0.9999999, 1.0000001, 1 / 3, *(1 + number / 977 for number in range(1, 977, 9))):
+        probabilities = torch.zeros(1000, dtype=torch.float32)
+        probabilities[10:20] = 0.1 * scale
+        picked = pick(probabilities, edges)
+        assert set(picked.tolist()) <= set(range(10, 20)), scale
 
 
 def _reply(**settings: object) -> Reply:

@@ -116,6 +116,22 @@ def test_refuses_contradictions(arguments: dict[str, Any], message: str) -> None
         BPE(**arguments)
 
 
+@pytest.mark.parametrize("pattern", [r"\p{N}{1,3}+|\P{N}+", r"\s+$|\s|\S+", r"\w+"])
+def test_refuses_patterns_that_would_be_read_differently_elsewhere(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="splits text differently"):
+        BPE(vocab_size=300, pattern=pattern).prepare(lambda: ["text"], "corpus", tmp_path)
+    with pytest.raises(TokenizerError, match="splits text differently"):
+        BPE.train(["text"], 300, pattern)
+
+
+def test_takes_patterns_of_ones_own(texts: list[str], tmp_path: Path) -> None:
+    tokenizer = BPE.train(texts[:1], 300, r"\p{N}|[^\s\p{N}]+|\s+")
+    tokenizer.save(tmp_path)
+    assert BPE(path=tmp_path).vocabulary == tokenizer.vocabulary
+    with pytest.raises(TokenizerError, match="no regular expression for both"):
+        BPE.train(texts[:1], 300, "(a")
+
+
 def test_untrained_says_so() -> None:
     with pytest.raises(TokenizerError, match="not trained yet"):
         BPE(vocab_size=300).encode("a")

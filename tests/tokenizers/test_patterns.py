@@ -53,7 +53,7 @@ def test_engines_agree_around_space_and_marks(pattern: str) -> None:
         assert fancy_regex_pieces(encoding, text) == oniguruma_pieces(pattern, text), repr(text)
 
 
-@pytest.mark.parametrize("neighbour", ["a", "A", "1", "!"])
+@pytest.mark.parametrize("neighbour", ["a", "1"])
 def test_engines_agree_on_every_script(neighbour: str) -> None:
     """Letter (of which case), number, mark, space or none: does `neighbour + character` stay one piece?"""
     # every character outside the big uniform blocks (CJK, Hangul, private use), assigned or not, and every 97th inside them

@@ -100,10 +100,9 @@ def test_the_texts_own_error_comes_through(trainer: Trainer) -> None:
         train(texts(), 300, GPT4, CHAT, trainer)  # type: ignore[arg-type]
 
 
-@TRAINERS
-def test_one_long_run_and_broken_text(trainer: Trainer) -> None:
-    runs = [" " * (training.STRETCH + 100) + "b", "a\ud800" * 10]
-    assert train(runs, 262, GPT4, CHAT, trainer).size == 262
+def test_one_long_run_and_broken_text() -> None:
+    runs = [" " * 1_000_000 + "b", "a\ud800" * 10]
+    assert train(runs, 262, GPT4, CHAT).size == 262
 
 
 def test_long_texts_go_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
