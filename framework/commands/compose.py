@@ -95,7 +95,9 @@ class Composition:
     def _merge(self, old: dict[str, Any], new: dict[str, Any], origins: dict[Keys, str], at: Keys) -> None:
         for key, value in new.items():
             keys = (*at, key)
-            if isinstance(value, dict) and isinstance(old.get(key), dict) and "class_path" not in value:
+            if isinstance(value, dict) and "class_path" not in value:
+                if not isinstance(old.get(key), dict):
+                    old[key] = {}
                 self._merge(old[key], value, origins, keys)
             else:
                 old[key] = value

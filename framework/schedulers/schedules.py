@@ -6,6 +6,7 @@ Steps count optimizer updates from 0. Warm-up is `(step + 1) / warmup_steps`: th
 `warmup_steps - 1` is the first at the full rate, as in torchtitan. (Hugging Face's `step / warmup_steps` makes the first update
 zero; nanoGPT's `(step + 1) / (warmup_steps + 1)` reaches the full rate one update later.) A decay goes from the end of the warm-up to
 `total_steps`, which is one past the last update, so that no update has a rate of zero; from there on the last factor holds.
+A run shorter than its schedule ends inside it: two steps of any recipe are its first two steps.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Constant(Scheduler):
         self.warmup_steps = _steps("warmup_steps", warmup_steps)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for update number `step`. Raises ValueError for a warm-up longer than the run."""
-        _fits(self, step, total_steps, self.warmup_steps)
+        """Factor for update number `step`."""
+        _check(step)
         return _warmup(step, self.warmup_steps)
 
 
@@ -51,8 +52,8 @@ class Linear(Scheduler):
         self.final_factor = _fraction("final_factor", final_factor)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for update number `step`. Raises ValueError for a warm-up longer than the run."""
-        _fits(self, step, total_steps, self.warmup_steps)
+        """Factor for update number `step`."""
+        _check(step)
         remaining = 1.0 - _progress(step, self.warmup_steps, total_steps)
         return _warmup(step, self.warmup_steps) * (self.final_factor + (1.0 - self.final_factor) * remaining)
 
@@ -75,8 +76,8 @@ class Cosine(Scheduler):
         self.final_factor = _fraction("final_factor", final_factor)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for update number `step`. Raises ValueError for a warm-up longer than the run."""
-        _fits(self, step, total_steps, self.warmup_steps)
+        """Factor for update number `step`."""
+        _check(step)
         remaining = 0.5 * (1.0 + math.cos(math.pi * _progress(step, self.warmup_steps, total_steps)))
         return _warmup(step, self.warmup_steps) * (self.final_factor + (1.0 - self.final_factor) * remaining)
 
@@ -114,8 +115,8 @@ class WarmupStableDecay(Scheduler):
         self.shape = shape
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for update number `step`. Raises ValueError for warm-up and decay that are together longer than the run."""
-        _fits(self, step, total_steps, self.warmup_steps, self.decay_steps)
+        """Factor for update number `step`."""
+        _check(step)
         progress = _progress(step, total_steps - self.decay_steps, total_steps)
         remaining = 1.0 - (math.sqrt(progress) if self.shape == "square_root" else progress)
         return _warmup(step, self.warmup_steps) * (self.final_factor + (1.0 - self.final_factor) * remaining)
@@ -141,8 +142,8 @@ class InverseSquareRoot(Scheduler):
         self.minimum_factor = _fraction("minimum_factor", minimum_factor)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """Factor for update number `step`. Raises ValueError for a warm-up longer than the run."""
-        _fits(self, step, total_steps, self.warmup_steps)
+        """Factor for update number `step`."""
+        _check(step)
         if step < self.warmup_steps:
             return _warmup(step, self.warmup_steps)
         return max(self.minimum_factor, math.sqrt(self.warmup_steps / (step + 1)))
@@ -160,13 +161,9 @@ def _fraction(name: str, value: float) -> float:
     return value
 
 
-def _fits(scheduler: Scheduler, step: int, total_steps: int, warmup_steps: int, decay_steps: int = 0) -> None:
-    """Raises ValueError for a step before the first, or a schedule that the run is too short for."""
+def _check(step: int) -> None:
     if step < 0:
         raise ValueError(f"step is {step}: the first update is number 0")
-    if warmup_steps + decay_steps > total_steps:
-        parts = f"{warmup_steps} warm-up steps" + (f" and {decay_steps} decay steps" if decay_steps else "")
-        raise ValueError(f"{type(scheduler).__name__} has {parts} and the run only {total_steps} steps: shorten them or raise max_steps")
 
 
 def _warmup(step: int, warmup_steps: int) -> float:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Dataset, Document, Documents
 
 RECORDS = 1000  # looked at; a large dataset need not be read to its end
 
 
-class Texts(Dataset[Document]):
+class Texts(Documents):
     """Documents held in memory: for tests that need a small dataset.
 
     Args:

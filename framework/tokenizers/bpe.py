@@ -95,7 +95,7 @@ class BPE(ByteLevelTokenizer):
     def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
         if self._vocab_size is None or self._vocabulary is not None:
             return self
-        key = (fingerprint, self._vocab_size, self._special_tokens, self._trainer)
+        key = (fingerprint, self._vocab_size, self._pattern, self._special_tokens, self._trainer)
         file = cache_file(cache, "bpe", key)
         if not file.is_file():
             trained = BPE.train(documents(), self._vocab_size, self._pattern, self._special_tokens, self._trainer)

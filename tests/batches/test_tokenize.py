@@ -16,7 +16,7 @@ from framework.batches.corpus import Corpus
 from framework.batches.shards import ShardWriter
 from framework.batches.split import SplitDocuments
 from framework.batches.tokenize import encode_documents, tokenize
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Document, Documents
 from framework.errors import DataError
 from framework.testing.datasets import Texts
 from framework.tokenizers.byte import Byte
@@ -185,7 +185,7 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
         tokenize(tmp_path / "shards", SplitDocuments(Texts([])), Byte())
 
 
-class Generated(Dataset[Document]):
+class Generated(Documents):
     """Documents that are made when they are asked for."""
 
     def __init__(self, count: int) -> None:

@@ -11,25 +11,25 @@ from typing import Any
 
 import pytest
 
-from framework.datasets.base import Dataset, Document
+from framework.datasets.base import Dataset, Document, Documents
 from framework.datasets.json_lines import JsonLines
 from framework.datasets.mixture import Mixture
 from framework.datasets.text_files import PackageFiles, StandardLibrary, TextFiles
 from framework.testing.datasets import CHECKS, Texts
 
 
-def text_files(folder: Path) -> Dataset[Document]:
+def text_files(folder: Path) -> Documents:
     (folder / "a.txt").write_text("first")
     (folder / "b.txt").write_text("second")
     return TextFiles(str(folder))
 
 
-def json_lines(folder: Path) -> Dataset[Document]:
+def json_lines(folder: Path) -> Documents:
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(b"".join(json.dumps({"text": f"{n}"}).encode() + b"\n" for n in range(9))))
     return JsonLines(str(folder))
 
 
-MADE: dict[str, Callable[[Path], Dataset[Document]]] = {
+MADE: dict[str, Callable[[Path], Documents]] = {
     "TextFiles": text_files,
     "JsonLines": json_lines,
     "PackageFiles": lambda folder: PackageFiles("json", "*.py"),
@@ -78,6 +78,6 @@ class Unpicklable(Texts):
         (Unpicklable(["a"]), "check_pickles"),
     ],
 )
-def test_a_broken_promise_is_seen(broken: Dataset[Document], check: str) -> None:
+def test_a_broken_promise_is_seen(broken: Documents, check: str) -> None:
     with pytest.raises(Exception):  # noqa: B017 (each breaks in its own way)
         next(found for found in CHECKS if found.__name__ == check)(broken)
