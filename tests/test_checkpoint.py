@@ -57,14 +57,19 @@ def test_it_comes_back_as_it_was(tmp_path: Path, shape: NetworkShape, vocab_mult
     network = network_of(shape, vocab_multiple)
     summary = save(tmp_path / "runs" / "model", network, Byte(), {"corpus": "abc"}, {"temperature": 0.8})
     found, tokenizer = load(tmp_path / "runs" / "model")
-    assert isinstance(found, Transformer) and found.init_args == network.init_args and not found.training
-    assert same(found, network) and tokenizer.encode("né") == Byte().encode("né")
-    assert found.roles() == network.roles() and all(parameter.requires_grad for parameter in found.parameters())
+    assert isinstance(found, Transformer)
+    assert found.init_args == network.init_args
+    assert not found.training
+    assert same(found, network)
+    assert tokenizer.encode("né") == Byte().encode("né")
+    assert found.roles() == network.roles()
+    assert all(parameter.requires_grad for parameter in found.parameters())
     manifest = verify(tmp_path / "runs" / "model")
     assert manifest["lineage"] == {"corpus": "abc"}
     assert set(manifest["files"]) == {file.name for file in (tmp_path / "runs" / "model").iterdir()} - {"framework.json"}
     if shape is UNPUBLISHED:
-        assert "no Hugging Face architecture expresses it" in summary and "qk_norm must be off" in summary
+        assert "no Hugging Face architecture expresses it" in summary
+        assert "qk_norm must be off" in summary
         assert not (tmp_path / "runs" / "model" / "config.json").exists()
     else:
         assert f"{network.num_parameters():,} parameters" in summary
@@ -82,8 +87,10 @@ def test_transformers_opens_it(tmp_path: Path, shape: NetworkShape, vocab_multip
     with torch.no_grad():
         torch.testing.assert_close(theirs(IDS_BT).logits, network.logits(network(IDS_BT)), rtol=0, atol=1e-4)
     assert theirs.config.eos_token_id == theirs.generation_config.eos_token_id == Byte().eos_id
-    assert theirs.generation_config.pad_token_id == Byte().pad_id and theirs.generation_config.temperature == 0.8
-    assert theirs.dtype == torch.float32 and theirs.config.max_position_embeddings == 16
+    assert theirs.generation_config.pad_token_id == Byte().pad_id
+    assert theirs.generation_config.temperature == 0.8
+    assert theirs.dtype == torch.float32
+    assert theirs.config.max_position_embeddings == 16
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer("né")["input_ids"] == Byte().encode("né")
 
@@ -148,7 +155,7 @@ def test_a_manifest_never_chooses_what_is_imported(model: Path, class_path: str,
 
 def test_arguments_that_build_nothing(model: Path) -> None:
     rewrite(model, lambda manifest: manifest["network"]["init_args"].update(wings=2))
-    with pytest.raises(CheckpointError, match="cannot be built from its saved arguments.*wings"):
+    with pytest.raises(CheckpointError, match=r"cannot be built from its saved arguments.*wings"):
         load_network(model)
     rewrite(model, lambda manifest: manifest["network"].update(init_args={"shape": {"num_layers": 1, "width": 33, "num_heads": 4}}))
     with pytest.raises(CheckpointError, match="width 33 is not divisible"):
@@ -183,7 +190,8 @@ def foreign(model: Path) -> Path:
 
 def test_a_directory_of_others_loads_by_its_config(foreign: Path) -> None:
     found = load_network(foreign)
-    assert isinstance(found, Transformer) and found.shape.qkv_bias
+    assert isinstance(found, Transformer)
+    assert found.shape.qkv_bias
     torch.testing.assert_close(found(IDS_BT), network_of(GPT2)(IDS_BT))
 
 
@@ -199,7 +207,7 @@ def test_shards(foreign: Path) -> None:
     (foreign / "model.safetensors.index.json").write_text(json.dumps(index))
     assert same(load_network(foreign), expected)
     (foreign / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
         load_network(foreign)
 
 
@@ -210,12 +218,12 @@ def test_code_and_pickles_are_never_run(foreign: Path) -> None:
     (foreign / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "evil.Evil"}}))
     load_network(foreign)
     (foreign / "model.safetensors").rename(foreign / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled .bin weights are not read"):
+    with pytest.raises(CheckpointError, match=r"pickled \.bin weights are not read"):
         load_network(foreign)
 
 
 def test_what_is_no_model_says_so(foreign: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no model directory .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"there is no model directory .*nowhere"):
         load_network(tmp_path / "nowhere")
     config = json.loads((foreign / "config.json").read_text())
     (foreign / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
@@ -240,7 +248,8 @@ def test_what_is_no_model_says_so(foreign: Path, tmp_path: Path) -> None:
 def test_the_new_replaces_the_old_and_guests_stay(model: Path) -> None:
     (model / "NOTES.md").write_text("mine")
     save(model, network_of(LLAMA), Byte(), {})
-    assert same(load_network(model), network_of(LLAMA)) and (model / "NOTES.md").read_text() == "mine"
+    assert same(load_network(model), network_of(LLAMA))
+    assert (model / "NOTES.md").read_text() == "mine"
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
@@ -300,7 +309,8 @@ def test_killed_at_any_moment_a_whole_directory_is_there(model: Path, tmp_path: 
         process = subprocess.Popen(
             [sys.executable, "-c", SAVE_FOREVER, str(model)], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path / "lib")}
         )
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
         time.sleep(draw.uniform(0.0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -354,7 +364,9 @@ def test_a_plugin_s_network_is_kept_by_its_registered_name(tmp_path: Path, netwo
     assert "this is a Bigram" in save(tmp_path / "model", network, Byte(), {})
     assert list(load_file(tmp_path / "model" / "model.safetensors")) == ["table.weight"]
     found = load_network(tmp_path / "model")
-    assert isinstance(found, Bigram) and same(found, network) and found.out.weight is found.table.weight
+    assert isinstance(found, Bigram)
+    assert same(found, network)
+    assert found.out.weight is found.table.weight
     networks._added.clear()
     with pytest.raises(checkpoint.PluginError, match="Bigram"):
         load_network(tmp_path / "model")

@@ -41,9 +41,7 @@ def test_loss_and_gradients_are_the_plain_ones(chunk_tokens: int | None, ignored
     expected, found = plain(hidden_BTD, weight_VD, targets_BT), next_token(hidden_BTD, weight_VD, targets_BT, chunk_tokens=chunk_tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     scale = 0.37  # as a normaliser
-    for one, other in zip(
-        gradients(found * scale, hidden_BTD, weight_VD), gradients(expected * scale, hidden_BTD, weight_VD), strict=True
-    ):
+    for one, other in zip(gradients(found * scale, hidden_BTD, weight_VD), gradients(expected * scale, hidden_BTD, weight_VD), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
@@ -52,7 +50,9 @@ def test_nothing_trained_is_zero_with_zero_gradients() -> None:
     hidden_BTD, weight_VD, targets_BT = problem(ignored=1.0)
     loss = next_token(hidden_BTD, weight_VD, targets_BT)
     d_hidden, d_weight = gradients(loss, hidden_BTD, weight_VD)
-    assert loss.item() == 0 and not d_hidden.any() and not d_weight.any()
+    assert loss.item() == 0
+    assert not d_hidden.any()
+    assert not d_weight.any()
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "both"])
@@ -87,7 +87,8 @@ def test_untrained_rows_cannot_poison_the_matrix() -> None:
     loss = next_token(poisoned, weight_VD, targets_BT)
     d_hidden, d_weight = gradients(loss, poisoned, weight_VD)
     torch.testing.assert_close(d_weight, expected, rtol=0, atol=1e-12)
-    assert loss.isfinite() and d_hidden.isfinite().all()
+    assert loss.isfinite()
+    assert d_hidden.isfinite().all()
 
 
 def test_a_second_backward_is_refused_rather_than_scaled_twice() -> None:
@@ -140,7 +141,9 @@ def test_statistics(chunk_tokens: int | None) -> None:
     expected = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none").view(3, 7)
     torch.testing.assert_close(nats_BT, expected.detach(), rtol=0, atol=1e-12)
     assert torch.equal(correct_BT, logits_BTV.argmax(-1) == targets_BT)
-    assert bool(correct_BT[0, 0]) and not nats_BT[targets_BT == IGNORE].any() and not nats_BT.requires_grad
+    assert bool(correct_BT[0, 0])
+    assert not nats_BT[targets_BT == IGNORE].any()
+    assert not nats_BT.requires_grad
 
 
 def test_a_chunk_of_nothing_is_refused() -> None:

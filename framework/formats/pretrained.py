@@ -30,7 +30,8 @@ def pretrained(path: Path, vocab_size: int | None = None, context_length: int | 
     if context_length is not None and context_length > network.context_length:
         if not isinstance(network, Transformer) or network.shape.positions == "learned":
             raise CheckpointError(
-                f"{path}: the network takes {network.context_length} tokens, the data has rows of {context_length}; shorten data.context_length"
+                f"{path}: the network takes {network.context_length} tokens, the data has rows of {context_length}; "
+                "shorten data.context_length"
             )
         network.context_length = context_length
     return network.train()

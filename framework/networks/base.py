@@ -46,7 +46,7 @@ class Network(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def head_weight_VD(self) -> Tensor:  # noqa: N802 (shape suffix)
+    def head_weight_VD(self) -> Tensor:
         """The output matrix: exactly vocab_size rows. Losses use it directly, so that full logits are never kept."""
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class Transformer(Network):
         return hidden_BTD
 
     @property
-    def head_weight_VD(self) -> Tensor:  # noqa: N802 (shape suffix)
+    def head_weight_VD(self) -> Tensor:
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return weight if self.num_rows == self.vocab_size else weight[: self.vocab_size]
 

@@ -35,7 +35,8 @@ def test_there_and_back_is_nothing(form: Format, shape: NetworkShape) -> None:
     ours, theirs, sizes = exported(form, shape)
     assert form.objections(shape) == []
     back = form.to_ours(theirs, sizes)
-    assert back.keys() == ours.keys() and all(torch.equal(back[name], tensor) for name, tensor in ours.items())
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize(("form", "shape"), CASES)
@@ -46,7 +47,8 @@ def test_what_the_config_says_takes_every_tensor(form: Format, shape: NetworkSha
     taken = form.to_ours(theirs, read)
     network = Transformer(*read)
     network.load_state_dict(taken)
-    assert set(taken) >= set(ours) and not any(taken[name].any() for name in set(taken) - set(ours))
+    assert set(taken) >= set(ours)
+    assert not any(taken[name].any() for name in set(taken) - set(ours))
 
 
 @pytest.mark.parametrize("form", [GPT2(), Llama()])
@@ -77,8 +79,9 @@ def test_a_tied_table_may_be_there_twice_if_it_is_one() -> None:
 def test_openai_s_own_names() -> None:
     """The first GPT-2 files: no prefix, and the causal mask among the weights."""
     ours, theirs, sizes = exported(GPT2(), NetworkShape(1, 32, 4))
-    old = {name.removeprefix("transformer."): tensor for name, tensor in theirs.items()} | {"h.0.attn.bias": torch.ones(1, 1, 16, 16).tril()}
-    assert GPT2().to_ours(old, sizes).keys() == ours.keys()
+    old = {name.removeprefix("transformer."): tensor for name, tensor in theirs.items()}
+    mask = {"h.0.attn.bias": torch.ones(1, 1, 16, 16).tril()}
+    assert GPT2().to_ours(old | mask, sizes).keys() == ours.keys()
 
 
 @pytest.mark.parametrize(

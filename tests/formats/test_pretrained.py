@@ -22,7 +22,9 @@ def saved(directory: Path, shape: NetworkShape) -> Transformer:
 def test_a_run_starts_from_the_weights_of_a_model_directory(tmp_path: Path) -> None:
     network = saved(tmp_path / "model", NetworkShape(1, 32, 4, dropout=0.2))
     found = networks.Pretrained(tmp_path / "model", vocab_size=Byte().vocab_size, context_length=8)
-    assert found.training and found.shape == network.shape and found.context_length == 16
+    assert found.training
+    assert found.shape == network.shape
+    assert found.context_length == 16
     assert all(torch.equal(one, other) for one, other in zip(found.parameters(), network.parameters(), strict=True))
 
 
@@ -44,4 +46,5 @@ def test_a_network_too_small_for_the_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="takes 16 tokens, the data has rows of 32"):
         pretrained(tmp_path / "learned", context_length=32)
     stretched = pretrained(tmp_path / "rotary", context_length=32)
-    assert stretched(torch.zeros(1, 32, dtype=torch.long)).shape == (1, 32, 32) and stretched.init_args["context_length"] == 32
+    assert stretched(torch.zeros(1, 32, dtype=torch.long)).shape == (1, 32, 32)
+    assert stretched.init_args["context_length"] == 32

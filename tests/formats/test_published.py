@@ -63,7 +63,8 @@ def in_float64(model: Any) -> Any:
     model = model.double()
     if model.config.model_type == "llama":
         for layer in model.model.layers:
-            layer.input_layernorm, layer.post_attention_layernorm = Float64RMSNorm(layer.input_layernorm), Float64RMSNorm(layer.post_attention_layernorm)
+            layer.input_layernorm = Float64RMSNorm(layer.input_layernorm)
+            layer.post_attention_layernorm = Float64RMSNorm(layer.post_attention_layernorm)
         model.model.norm = Float64RMSNorm(model.model.norm)
         model.model.rotary_emb = Float64Rotary(model.config.rope_parameters["rope_theta"], model.config.head_dim)
     return model

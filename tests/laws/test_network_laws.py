@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,12 +16,23 @@ from framework.networks.transformer import Transformer
 from framework.testing.networks import CHECKS, check_cache_changes_nothing, check_is_causal, check_shapes, transformer
 
 SHAPES = {
-    "gpt2": NetworkShape(2, 32, 4, feedforward="gelu_tanh", qkv_bias=True, out_bias=True, feedforward_bias=True, norm_bias=True, dropout=0.1),
+    "gpt2": NetworkShape(
+        2, 32, 4, feedforward="gelu_tanh", qkv_bias=True, out_bias=True, feedforward_bias=True, norm_bias=True, dropout=0.1
+    ),
     "llama": NetworkShape(2, 32, 4, 2, 6, "swiglu", norm="rms", positions="rotary", tied_embeddings=False),
     "qwen3": NetworkShape(2, 32, 4, 1, feedforward="geglu", norm="rms", positions="rotary", qk_norm=True),
     "window": NetworkShape(2, 32, 2, feedforward="relu2", positions="rotary", sliding_window=5),
     "learned-window": NetworkShape(2, 32, 2, feedforward="relu", sliding_window=3, qk_norm=True),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -40,14 +40,16 @@ def test_sdpa_counts_causality_from_the_first_key() -> None:
     seen = F.scaled_dot_product_attention(torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 5, 5), value, is_causal=True)
     assert seen.flatten().tolist() == [1, 0, 0, 0, 0]
     mask = attention_mask(2, 5, None, None, CPU)
-    assert mask is not None and mask.sum(-1).flatten().tolist() == [4, 5]
+    assert mask is not None
+    assert mask.sum(-1).flatten().tolist() == [4, 5]
 
 
 def test_no_row_of_a_mask_is_empty() -> None:
     """TRAP-37: a row that sees nothing would be NaN; every token sees at least itself."""
     documents_BT = torch.tensor([[-1, -1, 4, 4, 0]])
     mask = attention_mask(5, 5, documents_BT, 1, CPU)
-    assert mask is not None and bool(mask.any(-1).all())
+    assert mask is not None
+    assert bool(mask.any(-1).all())
 
 
 def written_out(attention: Attention, hidden_TD: Tensor, theta: float, window: int | None) -> Tensor:

@@ -76,7 +76,8 @@ def test_shapes_have_the_published_sizes(shape: NetworkShape, vocab_size: int, c
 @pytest.mark.parametrize("vocab_multiple", [1, 64])
 def test_padding_is_not_counted(vocab_multiple: int) -> None:
     with torch.device("meta"):
-        gpt2 = Transformer(NetworkShape(12, 768, 12, qkv_bias=True, out_bias=True, feedforward_bias=True, norm_bias=True), 50257, 1024, vocab_multiple)
+        shape = NetworkShape(12, 768, 12, qkv_bias=True, out_bias=True, feedforward_bias=True, norm_bias=True)
+        gpt2 = Transformer(shape, 50257, 1024, vocab_multiple)
         untied = Transformer(llama(2, 64, 4, 4, 128), 100, 16, vocab_multiple)
     assert gpt2.num_parameters() == 124_439_808
     assert gpt2.flops_per_token(1024) == 855_166_464  # TRAP-42: N without positions
@@ -102,7 +103,8 @@ def test_decay_goes_where_gpt2_has_it() -> None:
 def test_an_output_table_of_its_own_is_an_embedding_to_the_optimizer() -> None:
     roles = Transformer(llama(1, 32, 2, 2, 64), 50, 16).roles()
     assert roles["head.weight"] == roles["embedding.weight"] == "embedding"
-    assert roles["blocks.0.attention.qkv.weight"] == "matrix" and roles["norm.weight"] == "vector"
+    assert roles["blocks.0.attention.qkv.weight"] == "matrix"
+    assert roles["norm.weight"] == "vector"
 
 
 def test_first_values_are_the_table() -> None:
@@ -151,10 +153,12 @@ def test_padding_rows_are_never_seen(tied: bool) -> None:
     ids_BT = torch.randint(50, (2, 16))
     for network in networks:
         network.logits(network(ids_BT)).logsumexp(-1).sum().backward()
-    assert padded.logits(padded(ids_BT)).shape == (2, 16, 50) and padded.head_weight_VD.shape == (50, 32)
+    assert padded.logits(padded(ids_BT)).shape == (2, 16, 50)
+    assert padded.head_weight_VD.shape == (50, 32)
     torch.testing.assert_close(padded.logits(padded(ids_BT)), plain.logits(plain(ids_BT)))
     for table in tables:
-        assert table.weight.grad is not None and not table.weight.grad[50:].any()
+        assert table.weight.grad is not None
+        assert not table.weight.grad[50:].any()
 
 
 def test_tied_table_gets_the_gradients_of_both_uses() -> None:
@@ -241,16 +245,16 @@ def test_bf16_is_near_fp32(shape: NetworkShape, way: str) -> None:
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     for sizes in ({"vocab_size": 50}, {"context_length": 8}, {}):
-        with pytest.raises(ValueError, match="vocab_size.*context_length"):
+        with pytest.raises(ValueError, match=r"vocab_size.*context_length"):
             Transformer(SMALL, **sizes)
     with pytest.raises(ValueError, match="positive"):
         Transformer(SMALL, 50, 8, vocab_multiple=0)
     network = Transformer(SMALL, 50, 8)
-    with pytest.raises(ValueError, match="9 tokens .* context length 8"):
+    with pytest.raises(ValueError, match=r"9 tokens .* context length 8"):
         network(torch.zeros(1, 9, dtype=torch.long))
     cache = network.new_cache(1, 8)
     network(torch.zeros(1, 5, dtype=torch.long), cache=cache)
-    with pytest.raises(ValueError, match="9 tokens .* context length 8"):
+    with pytest.raises(ValueError, match=r"9 tokens .* context length 8"):
         network(torch.zeros(1, 4, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match="documents_BT"):
         network(torch.zeros(1, 1, dtype=torch.long), documents_BT=torch.zeros(1, 1), cache=cache)
@@ -260,5 +264,6 @@ def test_init_args_build_the_network_again() -> None:
     network = Transformer(SMALL, 50, 16, vocab_multiple=8)
     arguments: dict[str, Any] = network.init_args
     again = Transformer(**(arguments | {"shape": NetworkShape(**arguments["shape"])}))
-    assert again.shape == SMALL and again.init_args == arguments
+    assert again.shape == SMALL
+    assert again.init_args == arguments
     again.load_state_dict(network.state_dict())
