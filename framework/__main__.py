@@ -70,7 +70,11 @@ def _help() -> str:
     parts = list(registry("framework.commands").parts())
     width = max(len(part.name) for part in parts)
     lines = [f"  {part.name:{width}}  {summary(part)}".rstrip() for part in parts]
-    options = ["  --debug       show the traceback of an error", "  --no-plugins  load no third-party part", "  --version     print the version"]
+    options = [
+        "  --debug       show the traceback of an error",
+        "  --no-plugins  load no third-party part",
+        "  --version     print the version",
+    ]
     return "\n".join([USAGE, "", "Train, understand and run language models.", "", "commands:", *lines, "", "options:", *options])
 
 

@@ -118,7 +118,7 @@ class Registry(Mapping[str, Any]):
             if entry.group == self.family and _allowed(distribution)
         ]
         found += [
-            Part(self.family, name, "(this process)", "", f"{part.__module__}:{part.__qualname__}", lambda part=part: part)
+            Part(self.family, name, "(this process)", "", f"{part.__module__}:{part.__qualname__}", _giver(part))
             for name, part in self._added.items()
         ]
         yield from sorted(found, key=lambda part: (part.name.lower(), part.distribution))
@@ -158,6 +158,10 @@ class Registry(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Registry({self.family!r}: {', '.join(self)})"
+
+
+def _giver(part: Any) -> Callable[[], Any]:
+    return lambda: part
 
 
 @cache

@@ -60,7 +60,11 @@ def small_run(tmp_path: Path, corpus: Path) -> Callable[..., tuple[Any, Any, Any
     from framework.training.checkpoint_io import DurableCheckpointIO
 
     def build(
-        batch_size: int = 4, dropout: float = 0.0, recipe_arguments: dict[str, Any] | None = None, data_arguments: dict[str, Any] | None = None, **trainer: Any
+        batch_size: int = 4,
+        dropout: float = 0.0,
+        recipe_arguments: dict[str, Any] | None = None,
+        data_arguments: dict[str, Any] | None = None,
+        **trainer: Any,
     ) -> tuple[Any, Any, Any]:
         shape = NetworkShape(**TINY_SHAPE, dropout=dropout)  # type: ignore[arg-type]
         arguments: dict[str, Any] = {"optimizer": lambda groups: AdamW(groups, lr=1e-2), **(recipe_arguments or {})}

@@ -31,5 +31,9 @@ class Batches(LightningDataModule, ABC):
     first_batch: int = 0
 
     @abstractmethod
+    def describe(self) -> dict[str, int | float | str]:
+        """What a start-up line shows: counts of tokens, documents, rows; there once `setup` ran."""
+
+    @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256 (hex) over what decides the training batches: data, tokenizer, lengths, batch size, seed. A resumed run must match."""

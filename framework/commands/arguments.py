@@ -48,9 +48,10 @@ def run(name: str, command: Callable[..., Any], words: list[str]) -> int:
 def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str | None]:
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog=f"framework {name}", description=inspect.getdoc(command).split("\n\n")[0], exit_on_error=False)  # type: ignore[union-attr]
+    docstring = inspect.getdoc(command) or ""
+    parser = jsonargparse.ArgumentParser(prog=f"framework {name}", description=docstring.split("\n\n")[0], exit_on_error=False)
     parameters = inspect.signature(command).parameters.values()
-    help_of = _argument_help(inspect.getdoc(command) or "")
+    help_of = _argument_help(docstring)
     required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and not family_of(p.name)]
     for parameter in required:
         kind = Path if "Path" in str(parameter.annotation) else int if str(parameter.annotation) == "int" else str
@@ -58,7 +59,9 @@ def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str
     variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     if variadic:
         parser.add_argument(variadic, nargs="*", type=str, default=[], help=help_of.get(variadic))
-    parser.add_function_arguments(command, as_group=False, skip={p.name for p in required} | {variadic or ""}, sub_configs=True)
+    parser.add_function_arguments(
+        command, as_group=False, skip={*(p.name for p in required), *([variadic] if variadic else [])}, sub_configs=True
+    )
     return parser, [p.name for p in required], variadic
 
 
@@ -121,7 +124,9 @@ def shorten(message: str) -> str:
         for key in re.findall(r'[Pp]arser key "([^"]+)":?', line):
             keys += [] if keys and keys[-1] == key else [key]
         text = NOISE.sub("", re.sub(r'[Pp]arser key "[^"]+":?', "", line)).strip(" -:.\t")
-        text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", re.sub(r"Expected a <class '([\w.]+)'>", r"expected \1", text))
+        text = re.sub(
+            r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", re.sub(r"Expected a <class '([\w.]+)'>", r"expected \1", text)
+        )
         if text and text not in causes:
             causes.append(text)
     cause = "; ".join(causes[:3])

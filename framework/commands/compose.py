@@ -86,7 +86,9 @@ class Composition:
     def forget(self, dotted: str) -> None:
         """Drop earlier arguments at or inside a key: what comes later wins."""
         plain = dotted.replace("init_args.", "")
-        self.overrides = [(key, value) for key, value in self.overrides if not f"{key.rstrip('+').replace('init_args.', '')}.".startswith(f"{plain}.")]
+        self.overrides = [
+            (key, value) for key, value in self.overrides if not f"{key.rstrip('+').replace('init_args.', '')}.".startswith(f"{plain}.")
+        ]
 
     def merge(self, new: dict[str, Any], origins: dict[Keys, str]) -> None:
         """Lay a config file over what is there: parts replace, mappings merge, everything else replaces."""
@@ -138,7 +140,9 @@ def _apply(composition: Composition, name: str, value: str) -> None:
         return
     if not (family_of(key) or key in SECTIONS) or key.endswith("+"):
         family = family_of(key)
-        composition.overrides.append((key, value if family is None else yaml.safe_dump(normalise(key, [yaml.safe_load(value)], "the command line")[0])))
+        composition.overrides.append(
+            (key, value if family is None else yaml.safe_dump(normalise(key, [yaml.safe_load(value)], "the command line")[0]))
+        )
         return
     origin = "the command line"
     if is_file(value):

@@ -104,7 +104,9 @@ def _take_init_from(composition: Composition) -> None:
         there = composition.get(key)
         where = composition.origin(composition.full_path(key))
         if there is not None and where.partition(":")[0] == origin.partition(":")[0]:
-            raise ConfigError(f"--init_from {source} brings the {key.rpartition('.')[2]}, and {key} is given too (from {where}); leave one of them out.")
+            raise ConfigError(
+                f"--init_from {source} brings the {key.rpartition('.')[2]}, and {key} is given too (from {where}); leave one of them out."
+            )
         if there is not None:
             print(f"note: {key} comes from {source} instead of {where}", file=sys.stderr)
         composition.set(key, {"class_path": f"framework.{family}.Pretrained", "init_args": {"path": str(directory)}}, origin)
@@ -115,12 +117,16 @@ def model_directory(path: Path) -> Path:
     for candidate in (path / "model", path):
         if (candidate / "config.json").is_file() or (candidate / "framework.json").is_file():
             return candidate
-    raise ConfigError(f"{path} is no model directory (it has no config.json); give runs/NAME of a finished run, or a Hugging Face directory.")
+    raise ConfigError(
+        f"{path} is no model directory (it has no config.json); give runs/NAME of a finished run, or a Hugging Face directory."
+    )
 
 
 def _share_seed(composition: Composition) -> None:
     """One `seed_everything` decides everything: recipe and data take it unless they are given a seed of their own."""
-    seed = next((value for key, value in reversed(composition.overrides) if key == "seed_everything"), composition.config.get("seed_everything", 0))
+    seed = next(
+        (value for key, value in reversed(composition.overrides) if key == "seed_everything"), composition.config.get("seed_everything", 0)
+    )
     seed = yaml.safe_load(str(seed))
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ConfigError(f"seed_everything is {seed!r}; it takes a whole number, so that the run can be repeated.")
@@ -138,7 +144,11 @@ def _place_logs(composition: Composition) -> None:
     loggers = composition.get("trainer.logger")
     settings = {**composition.config, **dict(composition.overrides)}
     for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(logger, dict) and str(logger.get("class_path")).rpartition(".")[2] in ("CSVLogger", "TensorBoardLogger", "WandbLogger"):
+        if isinstance(logger, dict) and str(logger.get("class_path")).rpartition(".")[2] in (
+            "CSVLogger",
+            "TensorBoardLogger",
+            "WandbLogger",
+        ):
             arguments = logger.setdefault("init_args", {})
             arguments.setdefault("save_dir", str(Path(settings.get("runs_dir", "runs")) / settings.get("name", "run") / "logs"))
             if str(logger["class_path"]).endswith("WandbLogger"):
@@ -170,5 +180,3 @@ def _part(class_path: str) -> Any:
             if (family == module and part.name == name) or part.target.replace(":", ".") == class_path:
                 return part
     return None
-
-

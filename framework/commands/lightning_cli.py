@@ -15,11 +15,12 @@ from typing import Any
 import jsonargparse
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from framework.batches.base import Batches
 from framework.commands.arguments import shorten
@@ -112,9 +113,13 @@ class CommandLine(LightningCLI):
         """What a run is called, where it lives, what it starts from, and when it is saved."""
         parser.add_argument("--name", type=str, default="run", help="The run's name: it lives in RUNS_DIR/NAME.")
         parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="Where runs live.")
-        parser.add_argument("--resume", type=str | None, default=None, help="auto (the newest good checkpoint of this run; none: start) or a checkpoint.")
+        parser.add_argument(
+            "--resume", type=str | None, default=None, help="auto (the newest good checkpoint of this run; none: start) or a checkpoint."
+        )
         parser.add_argument("--overwrite", type=bool, default=False, help="Start again where a run of this name exists, deleting it.")
-        parser.add_argument("--init_from", type=str | None, default=None, help="A model directory or run whose network and tokenizer to start from.")
+        parser.add_argument(
+            "--init_from", type=str | None, default=None, help="A model directory or run whose network and tokenizer to start from."
+        )
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
     def _parse_ckpt_path(self) -> None:
@@ -132,7 +137,7 @@ class CommandLine(LightningCLI):
             return
         if config.resume is not None:
             self.checkpoint = self.run_directory.checkpoint(config.resume)
-        if self.checkpoint is None and rank_zero_only.rank == 0:
+        if self.checkpoint is None and not _get_rank():
             self.run_directory.start_afresh(config.overwrite)
 
     def instantiate_classes(self) -> None:
@@ -154,8 +159,10 @@ class CommandLine(LightningCLI):
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
         kwargs["logger"] = [*log, *chosen]
         kwargs["default_root_dir"] = str(self.run_directory.root)
+        callbacks = config.get("callbacks") or []
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), LambdaCallback(on_train_start=_introduce)]
         if config.get("enable_progress_bar") is not False:
-            config["callbacks"] = [*(config.get("callbacks") or []), StepBar()]
+            config["callbacks"].append(StepBar())
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
@@ -174,20 +181,21 @@ class CommandLine(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train; write the model directory; say where everything is."""
         model, trainer = self.model, self.trainer
+        dry = bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
         if self.checkpoint is not None:
             self._refuse_changes(self.checkpoint)
-        if rank_zero_only.rank == 0:
+        if not _get_rank():
             self.run_directory.root.mkdir(parents=True, exist_ok=True)
             header = "# The resolved configuration of this run; framework fit --config THIS --name NEW repeats it.\n"
             self.run_directory.config.write_text(header + yaml.safe_dump(model.config, sort_keys=False), encoding="utf-8")
         trainer.fit(ckpt_path=self.checkpoint, **kwargs)
         progress = model.progress
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not dry:
             model.save_model(self.run_directory.model)
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics)
             print(f"finished: step {progress.step}{f', {shown}' if shown else ''}; model in {self.run_directory.model}", file=sys.stderr)
-        if progress.step < trainer.max_steps and not trainer.should_stop and not trainer.fast_dev_run:
+        if progress.step < trainer.max_steps and not trainer.should_stop and not dry:
             raise RunTooShort(f"the run ended at step {progress.step} of {trainer.max_steps}; go on with --resume auto.")
 
     def validate(self, **kwargs: Any) -> None:
@@ -211,7 +219,16 @@ class CommandLine(LightningCLI):
                     )
         steps = (saved.get("trainer") or {}).get("max_steps")
         if steps is not None and steps != self.trainer.max_steps:
-            print(f"note: trainer.max_steps is {self.trainer.max_steps} and was {steps}: the rest of the schedule changes with it", file=sys.stderr)
+            print(
+                f"note: trainer.max_steps is {self.trainer.max_steps} and was {steps}: the rest of the schedule changes with it",
+                file=sys.stderr,
+            )
+
+
+def _introduce(trainer: Trainer, recipe: LightningModule) -> None:
+    """Say what is about to be trained."""
+    if trainer.is_global_zero and isinstance(recipe, Recipe):
+        print(recipe.describe(), file=sys.stderr)
 
 
 def _differences(before: Any, now: Any, at: str) -> list[tuple[str, Any, Any]]:

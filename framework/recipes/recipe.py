@@ -46,11 +46,11 @@ class Objective(NamedTuple):
 
     Attributes:
         total: summed loss of its items, a scalar with a graph.
-        count: number of items, a scalar; the step's loss is the sum of totals over the sum of counts, over micro-batches and ranks.
+        num_items: a scalar; the step's loss is the sum of totals over the sum of items, over micro-batches and ranks.
     """
 
     total: Tensor
-    count: Tensor
+    num_items: Tensor
 
 
 class Recipe(LightningModule, ABC):
@@ -118,19 +118,22 @@ class Recipe(LightningModule, ABC):
         return [] if any(isinstance(callback, Monitor) for callback in self.trainer.callbacks) else [Monitor()]  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Build the network for the data's vocabulary and context, from this recipe's seed alone."""
-        if hasattr(self, "network"):
-            return
-        tokenizer = self.data.tokenizer
+        """Build the network, once."""
+        if not hasattr(self, "network"):
+            self.network = self.build_network(self.data)
+
+    def build_network(self, data: Batches) -> Network:
+        """The untrained network for the data's vocabulary and context, from this recipe's seed alone. Raises ConfigError when they do not fit."""
+        vocab_size = data.tokenizer.vocab_size
         explicit = getattr(self._make_network, "keywords", {}).get("vocab_size")
-        if explicit is not None and explicit < tokenizer.vocab_size:
+        if explicit is not None and explicit < vocab_size:
             raise ConfigError(
-                f"model.network.vocab_size is {explicit} and the tokenizer has {tokenizer.vocab_size} ids; "
+                f"model.network.vocab_size is {explicit} and the tokenizer has {vocab_size} ids; "
                 "leave vocab_size out (it then comes from the tokenizer) or make it at least that."
             )
         torch.manual_seed(self.seed)
         try:
-            self.network = self._make_network(vocab_size=explicit or tokenizer.vocab_size, context_length=self.data.context_length)  # type: ignore[call-arg]
+            return self._make_network(vocab_size=explicit or vocab_size, context_length=data.context_length)  # type: ignore[call-arg]
         except ValueError as error:
             raise ConfigError(f"model.network cannot be built: {error}") from error
 
@@ -159,7 +162,7 @@ class Recipe(LightningModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The micro-batch's share of the loss, in units that `configure_gradient_clipping` makes exact."""
         objective = self.objective(batch)
-        self._window.append(Objective(objective.total.detach(), objective.count))
+        self._window.append(Objective(objective.total.detach(), objective.num_items))
         return objective.total / self._unit
 
     @property
@@ -180,18 +183,18 @@ class Recipe(LightningModule, ABC):
         Lightning has divided by the number of micro-batches and averaged over ranks; what remains is exact in one multiplication,
         shared with clipping, and none at all when every micro-batch was full.
         """
-        sums = torch.stack([torch.stack([part.total.double(), part.count.double()]) for part in self._window]).sum(0)
+        sums = torch.stack([torch.stack([part.total.double(), part.num_items.double()]) for part in self._window]).sum(0)
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = full(torch.nn.utils.get_total_norm(gradients)) if gradients else sums.new_zeros(())
-        total, count, norm_in_units = torch.cat([sums, norm.reshape(1).double()]).tolist()  # the one wait for the device in a step
-        scale = self._unit * self.trainer.accumulate_grad_batches * self.trainer.world_size / count if count else 0.0
+        total, num_items, norm_in_units = torch.cat([sums, norm.reshape(1).double()]).tolist()  # the one wait for the device in a step
+        scale = self._unit * self.trainer.accumulate_grad_batches * self.trainer.world_size / num_items if num_items else 0.0
         norm_before_clipping = norm_in_units * scale
         learning_rate = self.schedule(optimizer)
-        self.last_step = StepResult(total, count, norm_before_clipping, learning_rate)
-        self.progress.items += int(count)
-        if not (math.isfinite(total) and math.isfinite(norm_before_clipping)) or not count:
+        self.last_step = StepResult(total, num_items, norm_before_clipping, learning_rate)
+        self.progress.items += int(num_items)
+        if not (math.isfinite(total) and math.isfinite(norm_before_clipping)) or not num_items:
             self._refuse(optimizer, total, norm_before_clipping)
             return
         self.progress.updates += 1
@@ -235,6 +238,13 @@ class Recipe(LightningModule, ABC):
         self._window.clear()
         self.progress.step += 1
         self.at_step_boundary = True
+
+    def describe(self) -> str:
+        """One line about the run: network, data, length."""
+        data = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in self.data.describe().items() if isinstance(value, int))
+        items = self.data.items_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,}"
+        return f"{type(self).__name__}: {type(self.network).__name__} with {self.network.num_parameters():,} parameters on {self.device}; {data}; {steps}"
 
     def flops_per_item(self) -> float:
         """Floating-point operations of training on one item (a token, unless the recipe says otherwise)."""
@@ -295,7 +305,9 @@ class Recipe(LightningModule, ABC):
         """Take up the counters and the position in the data. Raises CheckpointError when the run is not the one that was saved."""
         saved = checkpoint["framework"]
         if saved["tokenizer"] != self.data.tokenizer.fingerprint:
-            raise CheckpointError("the checkpoint was trained with another tokenizer; resume with that one, or start a new run from its weights with --init_from.")
+            raise CheckpointError(
+                "the checkpoint was trained with another tokenizer; resume with that one, or start a new run from its weights with --init_from."
+            )
         if saved["data"] != self.data.fingerprint():
             raise CheckpointError(
                 "the checkpoint was trained on other data (corpus, context length, batch size or seed differ); "

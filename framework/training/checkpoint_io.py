@@ -32,12 +32,14 @@ class DurableCheckpointIO(CheckpointIO):
         """Write the state, then its manifest. Raises StorageError on a full disk; the file that was there stays."""
         target = Path(path)
         manifest_path(target).unlink(missing_ok=True)  # from here until the new one is written, this name is not a checkpoint
-        digest, num_bytes = write_durably(target, lambda writer: torch.save(checkpoint, writer))
+        digest, num_bytes = write_durably(target, lambda writer: torch.save(checkpoint, writer))  # type: ignore[arg-type]
         about = checkpoint.get("framework", {})
         step, metrics = about.get("progress", {}).get("step"), about.get("metrics", {})
         _write_manifest(target, {"format": FORMAT, "sha256": digest, "bytes": num_bytes, "step": step, "metrics": metrics})
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = lambda storage, location: storage, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = lambda storage, location: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read a verified state; only tensors and plain values, never code. Raises CheckpointError naming a damaged file."""
         verify(Path(path))
         state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -77,7 +79,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(manifest_path(path).read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} has no manifest {manifest_path(path).name}: it was never completed; use another checkpoint.") from None
+        raise CheckpointError(
+            f"{path} has no manifest {manifest_path(path).name}: it was never completed; use another checkpoint."
+        ) from None
     except ValueError:
         raise CheckpointError(f"the manifest {manifest_path(path)} is damaged; use another checkpoint.") from None
     return manifest

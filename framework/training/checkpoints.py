@@ -27,7 +27,12 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, every_n_steps: int = 500, keep_last: int = 2, keep_best: int = 1, monitor: str = "val/loss", mode: Literal["min", "max"] = "min"
+        self,
+        every_n_steps: int = 500,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
     ) -> None:
         if every_n_steps < 0 or keep_last < 1 or keep_best < 0:
             raise ValueError("every_n_steps and keep_best must be at least 0, keep_last at least 1")

@@ -46,9 +46,10 @@ class Monitor(Callback):
         if not recipe.at_step_boundary or recipe.last_step is None:
             return
         self._total += recipe.last_step.total
-        self._count += recipe.last_step.count
+        self._count += recipe.last_step.num_items
         step = recipe.progress.step
-        if step % trainer.log_every_n_steps and step != trainer.max_steps:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined] # Lightning sets it outside the class
+        if step % every and step != trainer.max_steps:
             return
         seconds = self._seconds + time.perf_counter() - self._since
         items_per_second = self._count / seconds

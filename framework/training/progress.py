@@ -46,14 +46,14 @@ class StepResult(NamedTuple):
     """What one optimizer step saw, over all its micro-batches and ranks.
 
     Attributes:
-        total: summed loss; `total / count` is the step's mean loss.
-        count: trained items.
+        total: summed loss; `total / num_items` is the step's mean loss.
+        num_items: trained items.
         gradient_norm: before clipping, of the gradient of the mean loss.
         learning_rate: of the first parameter group.
     """
 
     total: float
-    count: float
+    num_items: float
     gradient_norm: float
     learning_rate: float
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from framework.training.checkpoints import tracked
 
+POSTFIX_STEPS = 10  # between measurements beside the bar
 LINE_SECONDS = 30.0  # between lines when stderr is no terminal
 
 
@@ -45,7 +46,9 @@ class StepBar(ProgressBar):
         self._first = tracked(pl_module).progress.step
         if self._live:
             total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._bar = tqdm(total=total, initial=self._first, desc="train", unit="step", dynamic_ncols=True, mininterval=0.2, smoothing=0.1)
+            self._bar = tqdm(
+                total=total, initial=self._first, desc="train", unit="step", dynamic_ncols=True, mininterval=0.2, smoothing=0.1
+            )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Advance by a step; the measurements follow when they are taken."""
@@ -53,7 +56,7 @@ class StepBar(ProgressBar):
         if not recipe.at_step_boundary:
             return
         if self._bar is not None:
-            if recipe.progress.step % max(1, min(10, trainer.log_every_n_steps)) == 0:
+            if recipe.progress.step % POSTFIX_STEPS == 0:
                 self._bar.set_postfix_str(self._measurements(trainer, pl_module), refresh=False)
             self._bar.update()
         elif self._enabled and time.monotonic() - self._last_line >= LINE_SECONDS:
@@ -62,8 +65,8 @@ class StepBar(ProgressBar):
     def _measurements(self, trainer: Trainer, pl_module: LightningModule) -> str:
         recipe = tracked(pl_module)
         shown = []
-        if recipe.last_step is not None and recipe.last_step.count:
-            shown.append(f"loss {recipe.last_step.total / recipe.last_step.count:.3f}")
+        if recipe.last_step is not None and recipe.last_step.num_items:
+            shown.append(f"loss {recipe.last_step.total / recipe.last_step.num_items:.3f}")
         metrics = trainer.callback_metrics
         if "val/loss" in metrics:
             shown.append(f"val {float(metrics['val/loss']):.3f}")

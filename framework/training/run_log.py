@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class RunLog(Logger):
@@ -57,7 +57,9 @@ class RunLog(Logger):
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in lines if (found := json.loads(line))["step"] < step or (found["step"] == step and not names & found.keys())]
+        kept = [
+            line for line in lines if (found := json.loads(line))["step"] < step or (found["step"] == step and not names & found.keys())
+        ]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         temporary.replace(self._path)

@@ -14,7 +14,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
+class Stopped(Exception):
     """The run was asked to stop and has saved its state.
 
     Attributes:
@@ -55,4 +55,7 @@ class StopSignals:
             os._exit(128 + number)
         self.received = number
         name = signal.Signals(number).name
-        os.write(sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else 2, f"\n{name}: saving at the next step boundary; once more to stop at once\n".encode())
+        os.write(
+            sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else 2,
+            f"\n{name}: saving at the next step boundary; once more to stop at once\n".encode(),
+        )

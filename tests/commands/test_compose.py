@@ -35,7 +35,9 @@ def optimizer(composition: Composition) -> object:
 MUON = {"class_path": "framework.optimizers.Muon"}
 
 
-@pytest.mark.parametrize("words", [["--model.optimizer", "Muon"], ["--model.optimizer=Muon"], ["--model.optimizer", "framework.optimizers.Muon"]])
+@pytest.mark.parametrize(
+    "words", [["--model.optimizer", "Muon"], ["--model.optimizer=Muon"], ["--model.optimizer", "framework.optimizers.Muon"]]
+)
 def test_naming_by_class_replaces_the_part_whole(base: str, words: list[str]) -> None:
     assert optimizer(compose(["--config", base, *words])) == MUON
 

@@ -28,7 +28,10 @@ def settings(corpus: Path) -> dict[str, Any]:
                 "scheduler": {"class_path": "Cosine", "init_args": {"warmup_steps": 10}},
             },
         },
-        "data": {"class_path": "PackedText", "init_args": {"dataset": dataset, "tokenizer": "Byte", "context_length": 16, "batch_size": 4, "num_workers": 2}},
+        "data": {
+            "class_path": "PackedText",
+            "init_args": {"dataset": dataset, "tokenizer": "Byte", "context_length": 16, "batch_size": 4, "num_workers": 2},
+        },
         "trainer": {**trainer, "log_every_n_steps": 1, "accelerator": "cpu"},
         "checkpoints": {"every_n_steps": 7},
     }
@@ -81,7 +84,12 @@ def assert_same(one: Any, other: Any, at: str = "state") -> None:
 
 def losses(log: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
     """(step, name, value) of everything logged but the speed."""
-    return [(line["step"], name, value) for line in log for name, value in line.items() if name not in ("step", "train/tokens_per_second", "train/mfu")]
+    return [
+        (line["step"], name, value)
+        for line in log
+        for name, value in line.items()
+        if name not in ("step", "train/tokens_per_second", "train/mfu")
+    ]
 
 
 def assert_same_run(one: Outcome, other: Outcome) -> None:

@@ -36,7 +36,12 @@ def fit(run: tuple[Any, Any, Any]) -> tuple[Any, Any]:
 
 def test_accumulation_gives_the_gradients_of_one_large_batch(small_run: Any) -> None:
     """TRAP-20: micro-batches of unequal numbers of trained tokens count by tokens, not by batches."""
-    options = {"recipe_arguments": {"optimizer": Recorder}, "data_arguments": {"mask_documents": True}, "precision": "64-true", "max_steps": 3}
+    options = {
+        "recipe_arguments": {"optimizer": Recorder},
+        "data_arguments": {"mask_documents": True},
+        "precision": "64-true",
+        "max_steps": 3,
+    }
     whole, _ = fit(small_run(batch_size=8, **options))
     split, _ = fit(small_run(batch_size=2, accumulate_grad_batches=4, **options))
     assert split.progress.items == whole.progress.items
@@ -46,8 +51,18 @@ def test_accumulation_gives_the_gradients_of_one_large_batch(small_run: Any) -> 
 
 
 def test_gradient_is_that_of_the_mean_over_trained_tokens(small_run: Any) -> None:
-    recipe, _ = fit(small_run(batch_size=2, precision="64-true", max_steps=1, recipe_arguments={"optimizer": Recorder}, data_arguments={"mask_documents": True}))
-    fresh, data, trainer = small_run(batch_size=2, precision="64-true", max_steps=1, recipe_arguments={"optimizer": Recorder}, data_arguments={"mask_documents": True})
+    recipe, _ = fit(
+        small_run(
+            batch_size=2,
+            precision="64-true",
+            max_steps=1,
+            recipe_arguments={"optimizer": Recorder},
+            data_arguments={"mask_documents": True},
+        )
+    )
+    fresh, data, trainer = small_run(
+        batch_size=2, precision="64-true", max_steps=1, recipe_arguments={"optimizer": Recorder}, data_arguments={"mask_documents": True}
+    )
     trainer.fit(fresh, data, ckpt_path=None)
     batch = next(iter(data.train_dataloader()))
     reference, _, _ = small_run()
@@ -58,7 +73,7 @@ def test_gradient_is_that_of_the_mean_over_trained_tokens(small_run: Any) -> Non
     logits = network.logits(network(batch.ids_BT, batch.positions_BT, batch.documents_BT))
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE)
     loss.backward()
-    assert math.isclose(recipe.last_step.total / recipe.last_step.count, loss.item(), rel_tol=1e-12)
+    assert math.isclose(recipe.last_step.total / recipe.last_step.num_items, loss.item(), rel_tol=1e-12)
     expected = sorted(p.grad.norm().item() for p in network.parameters())
     seen = sorted(gradient.norm().item() for gradient in recipe.optimizers().seen[0])
     assert seen == pytest.approx(expected, abs=1e-12)
@@ -131,7 +146,7 @@ def test_non_finite_steps_in_a_row_end_the_run(small_run: Any) -> None:
 def test_untrained_loss_is_near_the_logarithm_of_the_vocabulary(small_run: Any) -> None:
     """TRAP-19."""
     recipe, _ = fit(small_run(max_steps=1))
-    assert recipe.last_step.total / recipe.last_step.count == pytest.approx(math.log(recipe.network.vocab_size), abs=0.25)
+    assert recipe.last_step.total / recipe.last_step.num_items == pytest.approx(math.log(recipe.network.vocab_size), abs=0.25)
 
 
 def test_same_seed_same_weights_to_the_bit(small_run: Any) -> None:
@@ -197,7 +212,12 @@ def test_validation_is_token_weighted_and_independent_of_the_batch_size(small_ru
     """TRAP-24."""
     results = []
     for batch_size in (1, 7):
-        recipe, data, trainer = small_run(batch_size=batch_size, limit_val_batches=1.0, max_steps=1, recipe_arguments={"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.0)})
+        recipe, data, trainer = small_run(
+            batch_size=batch_size,
+            limit_val_batches=1.0,
+            max_steps=1,
+            recipe_arguments={"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.0)},
+        )
         trainer.fit(recipe, data)
         results.append(trainer.validate(recipe, data, verbose=False)[0])
     assert results[0] == pytest.approx(results[1], rel=1e-6)
@@ -233,4 +253,4 @@ def test_overfits_one_sequence(small_run: Any, tmp_path: Any) -> None:
 
     data = PackedText(TextFiles(str(text)), data.tokenizer, context_length=30, batch_size=4, validation_fraction=0.0)
     trainer.fit(recipe, data)
-    assert recipe.last_step.total / recipe.last_step.count < 0.01
+    assert recipe.last_step.total / recipe.last_step.num_items < 0.01

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
         pytest.skip("mounting needs privileges")
     try:
         path = save(place, 1)
-        with pytest.raises(StorageError, match="the disk is full: .*step-00000002.ckpt"):
+        with pytest.raises(StorageError, match=r"the disk is full: .*step-00000002.ckpt"):
             save(place, 2, size=1_000_000)
         assert newest(place) == path
         assert [file.suffix for file in sorted(place.iterdir())] == [".ckpt", ".json"]

@@ -63,7 +63,7 @@ def test_another_network_is_refused(small_run: Any, tmp_path: Path) -> None:
     fit(small_run, Checkpoints(), max_steps=1)
     recipe, data, trainer = small_run(max_steps=2)
     recipe._make_network = functools.partial(Transformer, NetworkShape(3, 16, 2))
-    with pytest.raises(CheckpointError, match="another network: .* is "):
+    with pytest.raises(CheckpointError, match=r"another network: .* is "):
         trainer.fit(recipe, data, ckpt_path=newest(tmp_path / "checkpoints"))
 
 
