@@ -334,7 +334,11 @@ def seed_generators(seed: int, number: int) -> None:
     mixed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
-    torch.manual_seed(mixed % 2**63)
+    torch.default_generator.manual_seed(mixed % 2**63)  # torch.manual_seed asks every backend first: 0.3 ms
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(mixed % 2**63)
+    if torch.backends.mps.is_built():
+        torch.mps.manual_seed(mixed % 2**63)
 
 
 def full(tensor: Tensor) -> Tensor:

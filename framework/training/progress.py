@@ -6,7 +6,7 @@ Lightning keeps counters of its own for its loops; these are the run's, and they
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 
 @dataclass
@@ -58,7 +58,6 @@ class StepResult(NamedTuple):
     learning_rate: float
 
 
-@runtime_checkable
 class Tracked(Protocol):
     """A LightningModule whose run is counted: what the callbacks of this package ask of a recipe.
 
