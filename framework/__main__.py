@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as done:  # argparse has printed the help that was asked for
+        return int(done.code or 0)
     except KeyboardInterrupt:
         if debug:
             raise

@@ -43,7 +43,7 @@ class HashingWriter(io.RawIOBase):
         return size
 
 
-def write_durably(path: Path, write: Callable[[HashingWriter], None]) -> tuple[str, int]:
+def write_durably(path: Path, write: Callable[[HashingWriter], object]) -> tuple[str, int]:
     """Replace `path` by what `write` writes, atomically and durably; its SHA-256 (hex) and size in bytes.
 
     Raises StorageError when the disk is full or the place is not writable; whatever stood at `path` is intact then.
@@ -55,10 +55,7 @@ def write_durably(path: Path, write: Callable[[HashingWriter], None]) -> tuple[s
         with temporary.open("wb") as file:
             writer = HashingWriter(file)
             write(writer)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
+            commit(file, temporary, path)
     except BaseException as caught:
         temporary.unlink(missing_ok=True)
         cause = writer.error if writer is not None and writer.error is not None else caught
@@ -67,6 +64,15 @@ def write_durably(path: Path, write: Callable[[HashingWriter], None]) -> tuple[s
         raise
     assert writer is not None
     return writer.hash.hexdigest(), writer.num_bytes
+
+
+def commit(file: IO[bytes], temporary: Path, path: Path) -> None:
+    """Close a file written beside `path` and move it there: after a crash there is the old one or the new one, never a part."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    os.replace(temporary, path)
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

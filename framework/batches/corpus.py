@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from framework.batches.shards import Header, Shard, commit
+from framework.batches.shards import Header, Shard
 from framework.errors import DataError, TokenizerError
+from framework.files import write_durably
 
 INDEX = "index.json"
 VERIFIED = "verified.json"
@@ -143,7 +144,5 @@ def _read_stamps(path: Path) -> object:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        json.dump(value, file, indent=1)
-        commit(file, partial, path)
+    text = json.dumps(value, indent=1).encode()
+    write_durably(path, lambda writer: writer.write(text))

@@ -16,12 +16,13 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framework.errors import DataError, TokenizerError
+from framework.files import commit
 
 MAGIC = b"FWTOKENS"
 FORMAT_VERSION = 1
@@ -134,19 +135,6 @@ class ShardWriter:
         payload = array.data
         self._sha256.update(payload)
         self._file.write(payload)
-
-
-def commit(file: IO[Any], partial: Path, path: Path) -> None:
-    """Close a file written beside `path` and move it there: after a crash there is the old one or the new one, never a part."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-    os.replace(partial, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class Shard:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from framework.commands.compose import Composition, Keys
-from framework.commands.slots import PART_KEYS
+from framework.commands.slots import PART_KEYS, SLOTS
 from framework.errors import ConfigError
 from framework.registry import registry
 
@@ -35,8 +35,12 @@ def check(composition: Composition, sections: dict[str, Any], plain: Iterable[st
     for key in composition.config:
         _known(key, [*sections, *plain, "model", "data"], "", composition.origin((key,)))
     for name, kind in sections.items():
-        _check_arguments(composition, kind, composition.config.get(name) or {}, (name,))
+        section = composition.config.get(name) or {}
+        if not isinstance(section, dict):
+            raise ConfigError(f"{name} is {section!r} (from {composition.origin((name,))}); it takes settings, {name}: {{NAME: VALUE}}, or a YAML file.")
+        _check_arguments(composition, kind, section, (name,))
     for name in ("model", "data"):
+        _check_class(composition, name)
         _check_part(composition, composition.config.get(name), (name,))
     for key, _ in composition.overrides:
         _check_override(composition, key.rstrip("+").split("."), sections, [*sections, *plain, "model", "data"])
@@ -48,9 +52,25 @@ def load(class_path: str, origin: str) -> Any:
     if module.startswith("framework.") and name in registry(module):
         return registry(module)[name]
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{class_path} (from {origin}) cannot be imported: {error}") from None
+        loaded = importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{class_path} (from {origin}) cannot be imported: {error}.") from None
+    try:
+        return getattr(loaded, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, dir(loaded), n=1, cutoff=0.5)
+        raise ConfigError(f"there is no {name} in {module} (from {origin}){f'; did you mean {near[0]}?' if near else '.'}") from None
+
+
+def _check_class(composition: Composition, key: str) -> None:
+    """Raise ConfigError for a model or data without a class; a question (`--help`) needs none."""
+    value = composition.config.get(key)
+    if composition.flags or (isinstance(value, dict) and "class_path" in value) or any(name == f"{key}.class_path" for name, _ in composition.overrides):
+        return
+    choice = f"--config FILE, such as recipes/pretrain.yaml, or --{key} NAME, one of: {', '.join(registry(SLOTS[key]))}."
+    if value is None:
+        raise ConfigError(f"the configuration has no {key}: give {choice}")
+    raise ConfigError(f"{key} names no class (from {composition.origin((key,))}): give {choice}")
 
 
 def _check_part(composition: Composition, value: Any, at: Keys) -> None:

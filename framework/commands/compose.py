@@ -34,7 +34,7 @@ class Composition:
         config: nested mapping, parts in full form (`class_path`, `init_args`).
         origins: key path -> `file:line` or `the command line`.
         overrides: (key, value) of scalar arguments in order, values as typed; a key may end in `+`.
-        flags: arguments without a value, `--help` and the like, passed through.
+        flags: arguments without a value, passed through: `--help` and the like, `--KEY.help=NAME`.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -120,10 +120,10 @@ def compose(arguments: list[str]) -> Composition:
         if not word.startswith("-"):
             raise ConfigError(f"unexpected argument {word!r}: options are written --key value.")
         name, equals, value = word.partition("=")
+        if name.endswith(".help") and not equals and queue and not queue[0].startswith("-"):
+            word = f"{name}={queue.pop(0)}"
         if name in FLAGS or name.endswith(".help"):
             composition.flags.append(word)
-            if name.endswith(".help") and not equals and queue and not queue[0].startswith("-"):
-                composition.flags.append(queue.pop(0))
             continue
         if not equals:
             if not queue or (queue[0].startswith("--") and len(queue[0]) > 2):

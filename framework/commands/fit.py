@@ -16,6 +16,7 @@ import yaml
 from framework import share
 from framework.commands import check
 from framework.commands.compose import Composition, compose
+from framework.commands.part_help import part_help
 from framework.errors import ConfigError
 from framework.registry import CORE, Registry, families, registry
 
@@ -81,6 +82,9 @@ def _run(subcommand: str, arguments: list[str]) -> int:
     from framework.commands import lightning_cli
     from framework.training.stopping import Stopped
 
+    if help_flag := next((flag for flag in composition.flags if flag.partition("=")[0].endswith(".help")), None):
+        print(_part_help(composition, help_flag, lightning_cli.sections()))
+        return 0
     check.check(composition, lightning_cli.sections(), PLAIN)
     _share_seed(composition)
     _place_logs(composition)
@@ -122,14 +126,23 @@ def model_directory(path: Path) -> Path:
     )
 
 
+def _part_help(composition: Composition, flag: str, sections: dict[str, Any]) -> str:
+    """What `--KEY.help=NAME` asks for; without a name it is about the part that the configuration has there."""
+    key, _, name = flag.removeprefix("--").partition(".help")
+    there = composition.get(key)
+    there = there[-1] if isinstance(there, list) and there else there
+    kind = check.load(there["class_path"], "the configuration") if isinstance(there, dict) and "class_path" in there else sections.get(key)
+    return part_help(key, name.removeprefix("=") or None, kind)
+
+
 def _share_seed(composition: Composition) -> None:
     """One `seed_everything` decides everything: recipe and data take it unless they are given a seed of their own."""
     seed = next(
         (value for key, value in reversed(composition.overrides) if key == "seed_everything"), composition.config.get("seed_everything", 0)
     )
     seed = yaml.safe_load(str(seed))
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ConfigError(f"seed_everything is {seed!r}; it takes a whole number, so that the run can be repeated.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed_everything is {seed!r}; it takes a whole number from 0 to {2**32 - 1}, so that the run can be repeated.")
     for section in ("model", "data"):
         part = composition.config.get(section)
         if not isinstance(part, dict) or "class_path" not in part:

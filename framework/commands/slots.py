@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from framework.errors import ConfigError
-from framework.registry import registry
+from framework.registry import PluginError, registry
 
 # the last word of a key -> the family that its value is a part of; plurals hold lists of parts
 SLOTS = {
@@ -52,7 +52,10 @@ def expand(family: str, name: str, key: str, origin: str) -> str:
     if not name.isidentifier():
         raise ConfigError(f"{key}: {name!r} names no part (from {origin}); give a registered name, an import path or a YAML file.")
     if family.startswith("framework."):
-        registry(family).part(name)  # the registry wins over classes that merely happen to be imported
+        try:
+            registry(family).part(name)  # the registry wins over classes that merely happen to be imported
+        except PluginError as error:
+            raise type(error)(f"{key} (from {origin}): {error}") from None
     return f"{family}.{name}"
 
 

@@ -335,7 +335,7 @@ def seed_generators(seed: int, number: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.default_generator.manual_seed(mixed % 2**63)  # torch.manual_seed asks every backend first: 0.3 ms
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(mixed % 2**63)
     if torch.backends.mps.is_built():
         torch.mps.manual_seed(mixed % 2**63)

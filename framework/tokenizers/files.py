@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from framework.errors import TokenizerError
+from framework.files import write_durably
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -38,19 +37,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that readers see the old one or the whole new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, ensure_ascii=False, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's file is its owner's only
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Write a JSON file so that readers see the old one or the whole new one, never a part. Raises StorageError."""
+    text = json.dumps(content, ensure_ascii=False, indent=1).encode()
+    write_durably(file, lambda writer: writer.write(text))
 
 
 def write_tokenizer(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> None:

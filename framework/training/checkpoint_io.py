@@ -67,11 +67,7 @@ def annotate(path: Path, metrics: dict[str, float]) -> None:
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1).encode()
-    write_durably(manifest_path(path), lambda writer: void(writer.write(text)))
-
-
-def void(_: object) -> None:
-    """Drop a value."""
+    write_durably(manifest_path(path), lambda writer: writer.write(text))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
