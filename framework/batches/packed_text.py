@@ -216,6 +216,13 @@ class Loader:
     def __iter__(self) -> Iterator[TokenBatch]:
         return iter(self._loader)
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing, which tells Lightning that the position is taken care of: it is the recipe's, and comes back as `first_batch`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing either."""
+
 
 def _share(numbers: range) -> range:
     """This worker's numbers: DataLoader asks its workers in turn, which restores the order."""

@@ -138,13 +138,13 @@ def _apply(composition: Composition, name: str, value: str) -> None:
     if key == "config":
         composition.merge(*load(share.find(value)))
         return
-    if not (family_of(key) or key in SECTIONS) or key.endswith("+"):
-        family = family_of(key)
-        composition.overrides.append(
-            (key, value if family is None else yaml.safe_dump(normalise(key, [yaml.safe_load(value)], "the command line")[0]))
-        )
+    if not (family_of(key) or key in SECTIONS):
+        composition.overrides.append((key, value))
         return
     origin = "the command line"
+    if key.endswith("+"):
+        _append(composition, key[:-1], value, origin)
+        return
     if is_file(value):
         path = share.find(value)
         part, origins = load_part(key, path)
@@ -158,6 +158,21 @@ def _apply(composition: Composition, name: str, value: str) -> None:
     if is_list(key) and isinstance(given, str):
         given = [given]
     composition.set(key, normalise(key, given, origin), origin)
+
+
+def _append(composition: Composition, key: str, value: str, origin: str) -> None:
+    """Add a part, or several, to a list of parts. Earlier arguments that edited its last element go on doing so."""
+    there = composition.get(key)
+    found = there if isinstance(there, list) else [there] if isinstance(there, dict) else []
+    for edited, new in composition.overrides:
+        if found and edited.startswith(f"{key}."):
+            node = found[-1]
+            *path, last = edited.removeprefix(f"{key}.").replace("init_args.", "").split(".")
+            for name in ("init_args", *path):
+                node = node.setdefault(name, {})
+            node[last] = yaml.safe_load(new)
+    given = load_part(key, share.find(value))[0] if is_file(value) else normalise(key, yaml.safe_load(value), origin)
+    composition.set(key, [*found, *(given if isinstance(given, list) else [given])], origin)
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:

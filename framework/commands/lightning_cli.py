@@ -48,7 +48,7 @@ QUIET = (
     ".*It is recommended to use `self.log.*sync_dist.*",  # torchmetrics has done it
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*your dataloader is not resumable.*",
+    ".*Total length of `list` across ranks is zero.*",  # no validation documents
     ".*is supported for historical reasons but its usage is discouraged.*",
 )
 
