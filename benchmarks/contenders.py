@@ -40,24 +40,32 @@ def adamw(parameters: Iterable[Any], fused: bool = True) -> torch.optim.Optimize
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=fused or None)
 
 
-def ours(rounds: Callable[[], None], setting: dict[str, Any], compiled: bool = False) -> None:
-    """Our network, chunked loss, parameter groups and AdamW in a raw loop."""
+def ours(rounds: Any, setting: dict[str, Any], compiled: bool = False, device: str = "cpu") -> None:
+    """Our network, chunked loss, parameter groups and AdamW in a raw loop; on a GPU in bf16, beside its datasheet's peak."""
     from framework.losses import next_token
     from framework.networks.shape import NetworkShape
     from framework.networks.transformer import Transformer
     from framework.optimizers.adamw import AdamW
     from framework.optimizers.groups import parameter_groups
 
-    network = Transformer(NetworkShape(**setting["shape"]), setting["vocab_size"], setting["context_length"], compile=compiled)
+    network = Transformer(NetworkShape(**setting["shape"]), setting["vocab_size"], setting["context_length"], compile=compiled).to(device)
     optimizer = AdamW(parameter_groups(network.named_parameters(), network.roles()), lr=LEARNING_RATE)
+    rounds.note(parameters=network.num_parameters(), flops=network.flops_per_token(setting["context_length"]))
+
+    if device == "cuda":
+        from framework.training.peak import peak_flops
+
+        rounds.on_gpu()
+        rounds.note(gemm={"the datasheet's bf16": peak_flops(torch.device(device))})
 
     def loss(ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        return next_token(network(ids_BT), network.head_weight_VD, targets_BT) / targets_BT.numel()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return next_token(network(ids_BT), network.head_weight_VD, targets_BT) / targets_BT.numel()
 
-    train(rounds, loss, optimizer, batches(setting))
+    train(rounds, loss, optimizer, [(ids_BT.to(device), targets_BT.to(device)) for ids_BT, targets_BT in batches(setting)])
 
 
-def nanogpt(rounds: Callable[[], None], setting: dict[str, Any], checkout: str, compiled: bool = False, fused: bool = True) -> None:
+def nanogpt(rounds: Any, setting: dict[str, Any], checkout: str, compiled: bool = False, fused: bool = True) -> None:
     """nanoGPT's model in a raw loop."""
     sys.path.insert(0, checkout)
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
@@ -74,12 +82,18 @@ def nanogpt(rounds: Callable[[], None], setting: dict[str, Any], checkout: str, 
         )
     )
     optimizer = adamw(network.parameters(), fused)
+    rounds.note(parameters=count(network))
     forward = torch.compile(network) if compiled else network
     train(rounds, lambda ids_BT, targets_BT: forward(ids_BT, targets_BT)[1], optimizer, batches(setting))
 
 
-def gpt2(setting: dict[str, Any], activation: str | None = None) -> Any:
-    """transformers' GPT2LMHeadModel of the setting's shape; activation None: gelu where ours is, else GPT-2's own gelu_new."""
+def count(network: torch.nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def gpt2(setting: dict[str, Any]) -> Any:
+    """transformers' GPT2LMHeadModel of the setting's shape, with torch's own GELU (its default spells the same function out, slower)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = setting["shape"]
@@ -90,7 +104,7 @@ def gpt2(setting: dict[str, Any], activation: str | None = None) -> Any:
             n_layer=shape["num_layers"],
             n_head=shape["num_heads"],
             n_embd=shape["width"],
-            activation_function=activation or ("gelu" if shape["feedforward"] == "gelu" else "gelu_new"),
+            activation_function={"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[shape["feedforward"]],
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -99,15 +113,16 @@ def gpt2(setting: dict[str, Any], activation: str | None = None) -> Any:
     )
 
 
-def transformers(rounds: Callable[[], None], setting: dict[str, Any], compiled: bool = False, activation: str | None = None) -> None:
+def transformers(rounds: Any, setting: dict[str, Any], compiled: bool = False) -> None:
     """transformers' GPT2LMHeadModel in a raw loop, with its own loss over full logits, SDPA attention and fused AdamW."""
-    network = gpt2(setting, activation).train()
+    network = gpt2(setting).train()
     optimizer = adamw(network.parameters())
+    rounds.note(parameters=count(network))
     forward = torch.compile(network) if compiled else network
     train(rounds, lambda ids_BT, _: forward(input_ids=ids_BT, labels=ids_BT).loss, optimizer, batches(setting))
 
 
-def transformers_trainer(rounds: Callable[[], None], setting: dict[str, Any], directory: str) -> None:
+def transformers_trainer(rounds: Any, setting: dict[str, Any], directory: str) -> None:
     """transformers' Trainer over the same model, fused AdamW, logging every 20 steps, no clipping, nothing saved."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -132,7 +147,7 @@ def transformers_trainer(rounds: Callable[[], None], setting: dict[str, Any], di
     Trainer(model=gpt2(setting), args=arguments, train_dataset=data, callbacks=[Tell()]).train()
 
 
-def litgpt(rounds: Callable[[], None], setting: dict[str, Any], compiled: bool = False, fabric: bool = False) -> None:
+def litgpt(rounds: Any, setting: dict[str, Any], compiled: bool = False, fabric: bool = False) -> None:
     """litgpt's GPT (rotary positions: it has no learned ones) and its chunked loss, in a raw loop or under Lightning's Fabric."""
     from litgpt.config import Config
     from litgpt.model import GPT
@@ -155,6 +170,7 @@ def litgpt(rounds: Callable[[], None], setting: dict[str, Any], compiled: bool =
         )
     )
     optimizer: Any = adamw(network.parameters())
+    rounds.note(parameters=count(network))
     data = batches(setting)
     if not fabric:
         forward = torch.compile(network) if compiled else network
@@ -178,9 +194,15 @@ def products(rounds: Any, setting: dict[str, Any], seconds: float = 0.15) -> Non
 
     shape = setting["shape"]
     rows, width, vocab_size = setting["batch_size"] * setting["context_length"], shape["width"], setting["vocab_size"]
-    shapes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width), "vocabulary": (width, vocab_size)}
+    shapes = {
+        "qkv": (width, 3 * width),
+        "out": (width, width),
+        "up": (width, 4 * width),
+        "down": (4 * width, width),
+        "head": (width, vocab_size),
+    }
     operands = {
-        f"{name} {rows}x{inner}x{columns}": (torch.randn(min(rows, 2**22 // columns), inner), torch.randn(inner, columns))
+        f"{name} {rows} x {inner} x {columns}": (torch.randn(rows, inner), torch.randn(inner, columns))
         for name, (inner, columns) in shapes.items()
     }
     while True:
@@ -193,6 +215,4 @@ def products(rounds: Any, setting: dict[str, Any], seconds: float = 0.15) -> Non
                 torch.mm(left, right, out=output)
                 count += 1
             rates[name] = 2 * left.shape[0] * left.shape[1] * right.shape[1] * count / spent
-        rounds.note(gemm=rates)
-
-
+        rounds.note(gemm=rates, rates={})

@@ -5,9 +5,9 @@ No validation and no checkpoints, because they are not part of the steady state;
 
 from __future__ import annotations
 
+import os
 import random
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,25 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 CHARACTERS = (string.ascii_letters + string.digits + " \n")[:64]  # and the end of a document: 65 ids, as in nanoGPT's character model
-_rounds: Callable[[], None]
+_rounds: Any  # where the worker put it before the command line made the callback
 
 
 class Tell(Callback):
     """Says where a step begins: everything up to the next beginning is that step's time, loading, logging and the bar among it."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Say how large the network is, and what to wait for."""
+        if pl_module.device.type == "cuda":
+            _rounds.on_gpu()
+        _rounds.note(parameters=pl_module.network.num_parameters(), flops=pl_module.flops_per_item())
 
     def on_train_batch_start(self, *arguments: Any, **keywords: Any) -> None:
         """A step begins (no accumulation here)."""
         _rounds()
 
 
-def fit(rounds: Callable[[], None], setting: dict[str, Any], directory: str, compiled: bool = False) -> None:
-    """Run `framework fit` on a made-up corpus of characters until the process is ended."""
-    import os
-
+def fit(rounds: Any, setting: dict[str, Any], directory: str, compiled: bool = False, trainer: dict[str, Any] | None = None) -> None:
+    """Run `framework fit` on a made-up corpus of characters until the process is ended; `trainer` changes trainer settings."""
     from framework.__main__ import main
 
     global _rounds
@@ -40,11 +44,11 @@ def fit(rounds: Callable[[], None], setting: dict[str, Any], directory: str, com
     draw = random.Random(0)
     corpus.write_text("".join(draw.choices(CHARACTERS, k=2_000_000)), encoding="utf-8")
     config = folder / f"fit-{compiled}.yaml"
-    config.write_text(yaml.safe_dump(configuration(setting, corpus, compiled)), encoding="utf-8")
+    config.write_text(yaml.safe_dump(configuration(setting, corpus, compiled, trainer or {})), encoding="utf-8")
     raise SystemExit(main(["fit", "--config", str(config), "--runs_dir", str(folder / "runs"), "--name", f"fit-{compiled}"]))
 
 
-def configuration(setting: dict[str, Any], corpus: Path, compiled: bool) -> dict[str, Any]:
+def configuration(setting: dict[str, Any], corpus: Path, compiled: bool, trainer: dict[str, Any]) -> dict[str, Any]:
     """The run's YAML. A vocabulary other than that of characters is the network's alone: the arithmetic is the same."""
     from contenders import LEARNING_RATE
 
@@ -74,6 +78,7 @@ def configuration(setting: dict[str, Any], corpus: Path, compiled: bool) -> dict
             "max_steps": 10**7,
             "limit_val_batches": 0,
             "callbacks": [{"class_path": "fit_loop.Tell"}],
+            **trainer,
         },
         "checkpoints": {"every_n_steps": 0},
     }

@@ -28,21 +28,24 @@ class Contender:
         function: `module:function` in this directory, called as function(rounds, **arguments).
         arguments: JSON values.
         python: the interpreter, where it is not this one.
+        quick: whether it runs with --quick, too.
     """
 
     name: str
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     python: str = sys.executable
+    quick: bool = True
 
 
 @dataclass(frozen=True)
 class Target:
-    """`ours` is to be at least `factor` times as fast as the fastest of `peers`."""
+    """`ours` is to be at least `factor` times as fast as the fastest of `peers`, or to take at most `factor` times the memory."""
 
     ours: str
     peers: tuple[str, ...]
     factor: float
+    memory: bool = False
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Table:
         unit: of `rates`.
         rates: units a second by row and round; rounds of one number lie next to each other in time.
         peak_mib: each row's peak resident memory.
+        parameters: of each row's network; 0 where there is none.
         notes: lines under the table: limits, things left out.
         targets: what was to be reached.
         gemm: rates of the machine's matrix products, FLOP/s by round, by shape; empty where none were measured.
@@ -64,6 +68,7 @@ class Table:
     unit: str
     rates: dict[str, list[float]]
     peak_mib: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     gemm: dict[str, list[float]] = field(default_factory=dict)
@@ -147,7 +152,8 @@ def compete(
 ) -> Table:
     """Run the contenders round by round: A B C, C B A, A B C, ... so that the machine's drift meets all of them alike.
 
-    A contender that fails is left out, with a note. Answers may carry `gemm` (FLOP/s by shape): then they measure the machine.
+    A contender that fails is left out, with a note. An answer is one row's time, unless it carries `rates` (units a second by row)
+    or `gemm` (the machine's FLOP/s by shape).
     """
     table = Table(title, unit, {})
     workers: list[Worker] = []
@@ -161,17 +167,18 @@ def compete(
                 table.notes.append(f"{contender.name}: left out, it failed ({str(failure).strip().splitlines()[-1][:160]})")
         for number in range(rounds):
             say(f"{title}: round {number + 1} of {rounds}")
-            for worker in workers if number % 2 == 0 else reversed(workers):
+            for worker in workers if number % 2 == 0 else reversed(workers):  # table rows are in the first round's order
                 answer = worker.round()
+                table.flops = answer.get("flops", table.flops)
                 for shape, rate in answer.get("gemm", {}).items():
                     table.gemm.setdefault(shape, []).append(rate)
-                if "gemm" not in answer:
-                    table.rates.setdefault(worker.name, []).append(units_per_step * steps / answer["seconds"])
-                    table.peak_mib[worker.name] = answer["peak_mib"]
+                for row, rate in answer.get("rates", {worker.name: units_per_step * steps / answer["seconds"]}).items():
+                    table.rates.setdefault(row, []).append(rate)
+                    table.peak_mib[row] = answer["peak_mib"]
+                    table.parameters[row] = answer.get("parameters", 0)
     finally:
         for worker in workers:
             worker.stop()
-    table.rates = {contender.name: table.rates[contender.name] for contender in contenders if contender.name in table.rates}
     return table
 
 

@@ -30,7 +30,12 @@ class Rounds:
     def __init__(self, warm_up: int, steps: int, replies: int) -> None:
         self._steps, self._left, self._replies = steps, warm_up, replies
         self._notes: dict[str, Any] = {}
+        self._on_gpu = False
         self._start = time.perf_counter()
+
+    def on_gpu(self) -> None:
+        """Wait for the device where a round begins and ends, and report its memory instead of the host's."""
+        self._on_gpu = True
 
     def note(self, **values: Any) -> None:
         """Say something in the next answer."""
@@ -39,12 +44,20 @@ class Rounds:
     def __call__(self) -> None:
         """A step begins."""
         if self._left == 0:
+            if self._on_gpu:
+                self._wait_for_gpu()
             self._answer(time.perf_counter() - self._start)
             if sys.stdin.readline().strip() != "round":
                 os._exit(0)  # whatever library owns the loop
             self._left = self._steps
             self._start = time.perf_counter()
         self._left -= 1
+
+    def _wait_for_gpu(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+        self.note(peak_mib=torch.cuda.max_memory_allocated() / 2**20)
 
     def _answer(self, seconds: float) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from torch import Tensor
 
 import framework
 from framework.errors import CheckpointError
+from framework.files import sha256, sync
 from framework.formats import own
 from framework.formats.base import Format, Sizes
 from framework.networks.base import Network
@@ -65,20 +64,20 @@ def save(directory: Path, network: Network, tokenizer: Tokenizer, lineage: dict[
     directory = _settled(Path(directory))
     if directory.exists() and not (directory / MANIFEST).is_file() and (not directory.is_dir() or any(directory.iterdir())):
         raise CheckpointError(f"{directory} exists and is no model directory of ours; give a new or an empty one")
-    temporary = None
+    partial = directory.with_name(f".{directory.name}.partial")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
-        summary = _write(temporary, network, tokenizer, lineage, generation or {})
-        _replace(directory, temporary)
+        shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
+        partial.mkdir(parents=True)
+        summary = _write(partial, network, tokenizer, lineage, generation or {})
+        _replace(directory, partial)
     except Exception as cause:
+        _settled(directory)
         # the Rust libraries raise errors of their own, or bare Exceptions, for what the operating system refused
         if isinstance(cause, OSError | SafetensorError) or "os error" in str(cause):
             raise CheckpointError(f"{directory} could not be written and is as it was: {cause}") from cause
         raise
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return f"{directory}: {summary}"
 
 
@@ -122,7 +121,7 @@ def verify(directory: Path) -> dict[str, Any]:
         file = Path(directory) / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing")
-        if _sha256(file) != expected:
+        if sha256(file) != expected:
             raise CheckpointError(f"{file} is damaged: it does not match its SHA-256 in {MANIFEST}")
     return manifest
 
@@ -150,7 +149,7 @@ def _write(directory: Path, network: Network, tokenizer: Tokenizer, lineage: dic
         "format": name,
         "lineage": lineage,
         "plugins": _plugins(),
-        "files": {file.name: _sha256(file) for file in sorted(directory.iterdir())},
+        "files": {file.name: sha256(file) for file in sorted(directory.iterdir())},
     }
     _write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
     return summary
@@ -170,27 +169,28 @@ def _common_config(form: Format, tokenizer: Tokenizer, tensors: Mapping[str, Ten
     }
 
 
-def _replace(directory: Path, temporary: Path) -> None:
-    """Move a complete directory into place. What a crash in between leaves, `_settled` puts right."""
-    for path in (*temporary.iterdir(), temporary):
-        _sync(path)
-    temporary.chmod(0o755)  # mkdtemp's is private
+def _replace(directory: Path, partial: Path) -> None:
+    """Move a complete directory into place. What a crash in between leaves, `_settled` and the next save put right."""
+    for path in (*partial.iterdir(), partial):
+        sync(path)
     previous = _previous(directory)
+    _clear(previous, directory)
     if directory.exists():
         directory.rename(previous)
-    temporary.rename(directory)
-    _sync(directory.parent)
-    if previous.exists():
-        _keep_guests(previous, directory)
-        shutil.rmtree(previous)
+    partial.rename(directory)
+    sync(directory.parent)
+    _clear(previous, directory)
 
 
-def _keep_guests(previous: Path, directory: Path) -> None:
-    """Files that someone else put beside ours stay."""
+def _clear(previous: Path, directory: Path) -> None:
+    """Remove a directory that was replaced; files that someone else put beside ours move on to the new one."""
+    if not previous.exists():
+        return
     listed = _read_json(previous / MANIFEST)["files"] if (previous / MANIFEST).is_file() else {}
     for guest in previous.iterdir():
         if guest.name not in listed and not (directory / guest.name).exists():
             guest.rename(directory / guest.name)
+    shutil.rmtree(previous)
 
 
 def _previous(directory: Path) -> Path:
@@ -203,14 +203,6 @@ def _settled(directory: Path) -> Path:
     if not directory.exists() and _previous(directory).is_dir():
         _previous(directory).rename(directory)
     return directory
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # reading
@@ -319,11 +311,6 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

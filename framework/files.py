@@ -72,12 +72,12 @@ def commit(file: IO[bytes], temporary: Path, path: Path) -> None:
     os.fsync(file.fileno())
     file.close()
     os.replace(temporary, path)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames inside a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file's content, or a directory's renames, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -287,6 +287,31 @@ def test_a_replacement_cut_short_is_put_right(model: Path) -> None:
     assert [path.name for path in model.parent.iterdir()] == ["model"]
 
 
+def test_a_save_that_was_killed_does_not_stop_the_next(model: Path) -> None:
+    for left, name in ((".model.partial", "half.safetensors"), (".model.previous", "NOTES.md")):
+        model.with_name(left).mkdir()
+        (model.with_name(left) / name).write_text("mine")
+    save(model, network_of(LLAMA), Byte(), {})
+    assert same(load_network(model), network_of(LLAMA))
+    assert (model / "NOTES.md").read_text() == "mine"
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
+def test_a_move_that_fails_puts_the_old_back(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = Path.rename
+
+    def refusing(source: Path, target: Path) -> Path:
+        if source.name == ".model.partial":
+            raise OSError("no")
+        return move(source, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(CheckpointError, match="is as it was: no"):
+        save(model, network_of(LLAMA), Byte(), {})
+    assert same(load_network(model), network_of(GPT2))
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+
+
 SAVE_FOREVER = """
 import sys, pathlib
 from tests_checkpoint import network_of, GPT2, LLAMA
@@ -312,6 +337,7 @@ def test_killed_at_any_moment_a_whole_directory_is_there(model: Path, tmp_path: 
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(draw.uniform(0.0, 0.2))
+        assert process.poll() is None, "saving stopped by itself"
         process.send_signal(signal.SIGKILL)
         process.wait()
         found = load_network(model)

@@ -7,17 +7,21 @@ A command that parses for itself takes one parameter called `arguments`.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from framework import share
 from framework.commands.compose import load_part
+from framework.commands.part_help import part_help
 from framework.commands.slots import family_of, is_file, is_list, normalise
 from framework.errors import ConfigError
 from framework.registry import CORE, Part
+
+HELP = ("-h", "--help")
 
 
 def summary(part: Part) -> str:
@@ -32,14 +36,18 @@ def run(name: str, command: Callable[..., Any], words: list[str]) -> int:
     parameters = inspect.signature(command).parameters
     if list(parameters) == ["arguments"]:
         return int(command(words) or 0)
+    if asked := _asked_part(words):
+        _known(name, asked[0], parameters)
+        print(part_help(*asked))
+        return 0
     parser, positionals, variadic = _parser(name, command)
     import jsonargparse
 
     try:
-        config = parser.parse_args(_options_first([(_expand(word, key), key) for word, key in _with_key(words)]))
+        config = parser.parse_args(_in_order(name, words, parameters))
         values = parser.instantiate_classes(config).as_dict()
     except jsonargparse.ArgumentError as error:
-        raise ConfigError(shorten(str(error))) from None
+        raise ConfigError(f"{shorten(str(error))} (framework {name} --help shows what it takes)") from None
     leading = [values.pop(positional) for positional in positionals]
     rest = values.pop(variadic, None) or [] if variadic else []
     return int(command(*leading, *rest, **{key: value for key, value in values.items() if key in parameters}) or 0)
@@ -65,31 +73,53 @@ def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str
     return parser, [p.name for p in required], variadic
 
 
-def _options_first(pairs: list[tuple[str, str | None]]) -> list[str]:
-    """Options, then positionals: argparse would take a variadic positional as empty when an option stands before it."""
-    options = [word for word, key in pairs if key is not None or (word.startswith("--") and len(word) > 2) or word == "-h"]
-    words = [word for word, key in pairs if key is None and not word.startswith("--") and word != "-h"]
-    return [*options, *(["--", *words] if words else [])]
+def _in_order(name: str, words: list[str], parameters: Iterable[str]) -> list[str]:
+    """Options with parts written out, then positionals: argparse would take a variadic positional as empty when an option stands before it.
+
+    Every option but --help takes one value, and no option may be shortened: what is said today must mean the same tomorrow.
+    """
+    options: list[str] = []
+    positionals: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            positionals += queue
+            break
+        if word in HELP or not word.startswith("--"):
+            (options if word in HELP else positionals).append(word)
+            continue
+        key, equals, value = word[2:].partition("=")
+        _known(name, key, parameters)
+        if not equals and (not queue or (queue[0].startswith("--") and len(queue[0]) > 2)):
+            raise ConfigError(f"--{key} needs a value: --{key} VALUE.")
+        options.append(f"--{key}={_expand(value if equals else queue.pop(0), key)}")
+    return [*options, *(["--", *positionals] if positionals else [])]
 
 
-def _with_key(words: list[str]) -> list[tuple[str, str | None]]:
-    """Each word with the option it is the value of, None for options themselves and positionals."""
-    pairs: list[tuple[str, str | None]] = []
-    key: str | None = None
-    for word in words:
-        is_option = word.startswith("--") and len(word) > 2
-        pairs.append((word, None if is_option else key))
-        key = word[2:] if is_option and "=" not in word else None
-    return pairs
+def _known(name: str, key: str, parameters: Iterable[str]) -> None:
+    known = [*parameters, "help"]
+    first = key.partition(".")[0].rstrip("+")
+    if first not in known:
+        near = difflib.get_close_matches(first, known, n=1, cutoff=0.5)
+        hint = f"did you mean --{near[0]}?" if near else f"framework {name} --help shows its options."
+        raise ConfigError(f"framework {name} has no option --{first}; {hint}")
 
 
-def _expand(word: str, key: str | None) -> str:
+def _asked_part(words: list[str]) -> tuple[str, str | None] | None:
+    """The key and the name of `--KEY.help [NAME]`, where it is among the words."""
+    for index, word in enumerate(words):
+        key, dot, rest = word.removeprefix("--").partition(".help")
+        if word.startswith("--") and dot and rest[:1] in ("", "="):
+            following = words[index + 1] if index + 1 < len(words) and not words[index + 1].startswith("-") else None
+            return key, rest[1:] or following
+    return None
+
+
+def _expand(word: str, key: str) -> str:
     """A word with the part it names written out: a bare name as its import path, a YAML file as its content."""
-    if key is None and word.startswith("--") and "=" in word:
-        key, _, value = word[2:].partition("=")
-        return f"--{key}={_expand(value, key)}"
-    family = family_of(key) if key else None
-    if key is None or family is None or word.startswith(("{", "[")):
+    family = family_of(key)
+    if family is None or word.startswith(("{", "[")):
         return word
     import json
 
@@ -112,7 +142,8 @@ def _argument_help(docstring: str) -> dict[str, str]:
 NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value type: .*|Given value: .*"
     r"|Expected a <class 'NoneType'>\.?|Problem with given class_path '[^']*':|Type \S+.* expects a function or a callable class:"
-    r"|Got value: (Namespace\(.*|\{.*)|unsupported value type"
+    r"|Got value: (Namespace\(.*|\{.*)|unsupported value type|Not a valid subclass of .*|Subtypes expect.*|Subclass types expect one of:?"
+    r"|- a class path \(str\)|- a dict with.*"
 )
 
 

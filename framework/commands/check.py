@@ -37,7 +37,9 @@ def check(composition: Composition, sections: dict[str, Any], plain: Iterable[st
     for name, kind in sections.items():
         section = composition.config.get(name) or {}
         if not isinstance(section, dict):
-            raise ConfigError(f"{name} is {section!r} (from {composition.origin((name,))}); it takes settings, {name}: {{NAME: VALUE}}, or a YAML file.")
+            raise ConfigError(
+                f"{name} is {section!r} (from {composition.origin((name,))}); it takes settings, {name}: {{NAME: VALUE}}, or a YAML file."
+            )
         _check_arguments(composition, kind, section, (name,))
     for name in ("model", "data"):
         _check_class(composition, name)
@@ -65,7 +67,11 @@ def load(class_path: str, origin: str) -> Any:
 def _check_class(composition: Composition, key: str) -> None:
     """Raise ConfigError for a model or data without a class; a question (`--help`) needs none."""
     value = composition.config.get(key)
-    if composition.flags or (isinstance(value, dict) and "class_path" in value) or any(name == f"{key}.class_path" for name, _ in composition.overrides):
+    if (
+        composition.flags
+        or (isinstance(value, dict) and "class_path" in value)
+        or any(name == f"{key}.class_path" for name, _ in composition.overrides)
+    ):
         return
     choice = f"--config FILE, such as recipes/pretrain.yaml, or --{key} NAME, one of: {', '.join(registry(SLOTS[key]))}."
     if value is None:

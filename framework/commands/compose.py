@@ -230,3 +230,12 @@ def _build(node: yaml.Node, path: Path, key: str, at: Keys, origins: dict[Keys, 
 
 def _relative(value: str, path: Path) -> str:
     return value if Path(value).is_absolute() or "://" in value or value.startswith("~") else str(path.parent / value)
+
+
+def absolute_paths(value: Any, key: str = "") -> Any:
+    """A configuration that means the same from anywhere: the inverse of writing paths relative to a file."""
+    if isinstance(value, dict):
+        return {name: absolute_paths(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [absolute_paths(item, key) for item in value]
+    return _relative(value, Path.cwd() / "_") if key in PATH_KEYS and isinstance(value, str) else value

@@ -9,6 +9,9 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,13 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from framework.batches.base import Batches
 from framework.commands.arguments import shorten
-from framework.commands.compose import Composition
+from framework.commands.compose import PATH_KEYS, Composition, absolute_paths
 from framework.commands.run_directory import RunDirectory
 from framework.errors import ConfigError, UserError
 from framework.recipes.recipe import Recipe
@@ -51,6 +54,10 @@ QUIET = (
     ".*Total length of `list` across ranks is zero.*",  # no validation documents
     ".*is supported for historical reasons but its usage is discouraged.*",
 )
+
+
+# what a resumed run may do otherwise; files may have moved: their content is compared by fingerprint
+MAY_CHANGE = ("num_workers", "compile", "activation_checkpointing", *PATH_KEYS)
 
 
 class RunTooShort(UserError):
@@ -130,15 +137,15 @@ class CommandLine(LightningCLI):
         config = self.config[self.subcommand]
         if (config.trainer.max_epochs or -1) != -1:
             raise ConfigError("trainer.max_epochs is not used here: a run is measured in optimizer steps, --trainer.max_steps N.")
-        self.run_directory = RunDirectory(Path(config.runs_dir) / config.name)
+        self.run_directory = RunDirectory.named(Path(config.runs_dir), config.name)
         self.checkpoint: Path | None = None
         if self.subcommand == "validate":
             self.checkpoint = self.run_directory.checkpoint(config.resume or "auto")
             return
         if config.resume is not None:
             self.checkpoint = self.run_directory.checkpoint(config.resume)
-        if self.checkpoint is None and not _get_rank():
-            self.run_directory.start_afresh(config.overwrite)
+        if self.checkpoint is None and not config.overwrite and not config.trainer.fast_dev_run and not _get_rank():
+            self.run_directory.refuse_to_overwrite()
 
     def instantiate_classes(self) -> None:
         """Build recipe, data and trainer; what their constructors refuse is the configuration's fault."""
@@ -163,7 +170,10 @@ class CommandLine(LightningCLI):
         config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), LambdaCallback(on_train_start=_introduce)]
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(StepBar())
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {shorten(str(error))}") from error
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints):
                 callback.directory = self.run_directory.checkpoints
@@ -172,9 +182,10 @@ class CommandLine(LightningCLI):
     def _resolved(self) -> dict[str, Any]:
         """The configuration as plain values, every default filled in: what config.yaml and checkpoints hold."""
         parser = self._parser(self.subcommand)
-        text = parser.dump(self.config[self.subcommand], format="yaml", skip_validation=True)
+        text = parser.dump(_without_enums(self.config[self.subcommand]), format="yaml", skip_validation=True)
         resolved: dict[str, Any] = yaml.safe_load(text)
-        return {key: value for key, value in resolved.items() if key not in ("config", "resume", "overwrite", "init_from")}
+        kept = {key: value for key, value in resolved.items() if key not in ("config", "resume", "overwrite", "init_from")}
+        return absolute_paths(kept)
 
     # the subcommands
 
@@ -184,19 +195,25 @@ class CommandLine(LightningCLI):
         dry = bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
         if self.checkpoint is not None:
             self._refuse_changes(self.checkpoint)
-        if not _get_rank():
-            self.run_directory.root.mkdir(parents=True, exist_ok=True)
-            header = "# The resolved configuration of this run; framework fit --config THIS --name NEW repeats it.\n"
-            self.run_directory.config.write_text(header + yaml.safe_dump(model.config, sort_keys=False), encoding="utf-8")
-        trainer.fit(ckpt_path=self.checkpoint, **kwargs)
+        keeps_files = not dry and not _get_rank()
+        new = keeps_files and self.checkpoint is None
+        with self.run_directory.replaced(lambda: model.progress.step > 0) if new else nullcontext():
+            if keeps_files:
+                header = "# The resolved configuration of this run; framework fit --config THIS --name NEW repeats it.\n"
+                self.run_directory.config.write_text(header + yaml.safe_dump(model.config, sort_keys=False), encoding="utf-8")
+            with _settings_that_fail_late():
+                trainer.fit(ckpt_path=self.checkpoint, **kwargs)
         progress = model.progress
+        short = progress.step < trainer.max_steps and (not trainer.should_stop or _out_of_time(trainer))
         if trainer.is_global_zero and not dry:
             model.save_model(self.run_directory.model)
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics)
-            print(f"finished: step {progress.step}{f', {shown}' if shown else ''}; model in {self.run_directory.model}", file=sys.stderr)
-        if progress.step < trainer.max_steps and not trainer.should_stop and not dry:
-            raise RunTooShort(f"the run ended at step {progress.step} of {trainer.max_steps}; go on with --resume auto.")
+            ended = "ended early" if short else "finished"
+            print(f"{ended}: step {progress.step}{f', {shown}' if shown else ''}; model in {self.run_directory.model}", file=sys.stderr)
+        if short and not dry:
+            why = " (trainer.max_time is over)" if _out_of_time(trainer) else ""
+            raise RunTooShort(f"the run ended at step {progress.step} of {trainer.max_steps}{why}; go on with --resume auto.")
 
     def validate(self, **kwargs: Any) -> None:
         """Print the metrics of the checkpoint as a table."""
@@ -212,7 +229,7 @@ class CommandLine(LightningCLI):
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["framework"].get("config") or {}
         for section in ("model", "data"):
             for key, before, now in _differences(saved.get(section), self.model.config.get(section), section):
-                if key.rpartition(".")[2] not in ("num_workers", "compile", "activation_checkpointing"):
+                if key.rpartition(".")[2] not in MAY_CHANGE:
                     raise ConfigError(
                         f"{key} is {now!r} and was {before!r} when {checkpoint} was saved: a resumed run goes on as it was. "
                         "Give the old value, or start a new run from the weights with --init_from."
@@ -225,10 +242,38 @@ class CommandLine(LightningCLI):
             )
 
 
+@contextmanager
+def _settings_that_fail_late() -> Iterator[None]:
+    """What Lightning finds wrong with settings only while it runs is the user's to mend all the same."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {shorten(str(error))}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise ConfigError(f"trainer.callbacks: {shorten(str(error))}") from error
+
+
+def _out_of_time(trainer: Trainer) -> bool:
+    """Whether `trainer.max_time` ended the run."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
+
+
 def _introduce(trainer: Trainer, recipe: LightningModule) -> None:
     """Say what is about to be trained."""
     if trainer.is_global_zero and isinstance(recipe, Recipe):
         print(recipe.describe(), file=sys.stderr)
+
+
+def _without_enums(value: Any) -> Any:
+    """Some of Lightning's defaults are enumerations of strings, which YAML cannot hold."""
+    if isinstance(value, list):
+        return [_without_enums(item) for item in value]
+    if not isinstance(value, jsonargparse.Namespace):
+        return str(value.value) if isinstance(value, str) and isinstance(value, Enum) else value
+    return jsonargparse.Namespace(**{key: _without_enums(inner) for key, inner in vars(value).items()})
 
 
 def _differences(before: Any, now: Any, at: str) -> list[tuple[str, Any, Any]]:

@@ -44,5 +44,6 @@ def _settings(key: str, kind: Any) -> str:
 
     parser = jsonargparse.ArgumentParser(prog=f"--{key} {kind.__name__}", usage="%(prog)s [settings]", add_help=False)
     add = parser.add_class_arguments if inspect.isclass(kind) else parser.add_function_arguments
-    add(kind, key, fail_untyped=False, skip=GIVEN_BY_US & set(inspect.signature(kind).parameters), sub_configs=True)
+    skipped: set[str | int] = {name for name in GIVEN_BY_US if name in inspect.signature(kind).parameters}
+    add(kind, key, fail_untyped=False, skip=skipped, sub_configs=True)
     return parser.format_help().rstrip()

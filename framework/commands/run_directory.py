@@ -6,11 +6,14 @@ A name and what the user wants with it flow in; the directory, ready for use, fl
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from framework.errors import CheckpointError, ConfigError
+from framework.errors import CheckpointError, ConfigError, StorageError
 
 MARKS = ("config.yaml", "checkpoints", "model", "logs")  # what makes a directory a run's
+ASIDE = ".replaced"  # where an old run's files wait until the new one has taken a step
 
 
 class RunDirectory:
@@ -24,20 +27,49 @@ class RunDirectory:
         self.root = root
         self.config, self.checkpoints, self.model, self.logs = (root / mark for mark in MARKS)
 
+    @classmethod
+    def named(cls, runs: Path, name: str) -> RunDirectory:
+        """The run called `name`. Raises ConfigError for a name that leads elsewhere: starting again deletes files."""
+        given = Path(name)
+        if not given.parts or given.is_absolute() or ".." in given.parts:
+            raise ConfigError(f"--name {name!r} names no directory inside {runs}; give a word such as --name first-try.")
+        return cls(runs / given)
+
     def holds_work(self) -> bool:
         """Whether something would be lost if the run started again."""
         return self.model.exists() or any(self.checkpoints.glob("*.ckpt"))
 
-    def start_afresh(self, overwrite: bool) -> None:
-        """Make room for a new run. Raises ConfigError when that would destroy an old one's work and `overwrite` is not set."""
-        if self.holds_work() and not overwrite:
+    def refuse_to_overwrite(self) -> None:
+        """Raise ConfigError when a new run would destroy an old one's work."""
+        if self.holds_work():
             raise ConfigError(f"{self.root} holds a run already: go on with it (--resume auto), take another --name, or --overwrite true.")
-        for mark in (self.config, self.checkpoints, self.model, self.logs):
-            if mark.is_dir():
-                shutil.rmtree(mark)
+
+    @contextmanager
+    def replaced(self, begun: Callable[[], bool]) -> Iterator[None]:
+        """An empty directory for a new run; the old one's files come back when the new one ends before it has `begun`.
+
+        Raises StorageError when the directory cannot be made.
+        """
+        aside = self.root / ASIDE
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if self.holds_work():
+                _remove(aside)  # of a process that was killed; what it had put aside is older than this
+                aside.mkdir()
+                _move(self.root, aside)
             else:
-                mark.unlink(missing_ok=True)
-        self.root.mkdir(parents=True, exist_ok=True)
+                _clear(self.root)
+        except OSError as error:
+            raise StorageError(f"{self.root} cannot be made ({error.strerror}); choose another place with --runs_dir.") from error
+        try:
+            yield
+        except BaseException:
+            if aside.is_dir() and not begun():
+                _clear(self.root)
+                _move(aside, self.root)
+            _remove(aside)
+            raise
+        _remove(aside)
 
     def checkpoint(self, resume: str) -> Path | None:
         """The checkpoint that `--resume auto|PATH` means; None where `auto` finds none. Raises CheckpointError for a bad PATH."""
@@ -53,3 +85,21 @@ class RunDirectory:
             return found
         verify(path)
         return path
+
+
+def _move(source: Path, target: Path) -> None:
+    for mark in MARKS:
+        if (source / mark).exists():
+            (source / mark).rename(target / mark)
+
+
+def _clear(root: Path) -> None:
+    for mark in MARKS:
+        _remove(root / mark)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from framework.errors import ConfigError
 from framework.training.checkpoint_io import annotate, completed, read_manifest, remove
 from framework.training.progress import Tracked
 from framework.training.stopping import Stopped, StopSignals
@@ -69,8 +70,13 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when this validation is among the best."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not tracked(pl_module).at_step_boundary:
+            return
         value = trainer.callback_metrics.get(self.monitor)
-        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or not tracked(pl_module).at_step_boundary:
+        if value is None:
+            if self.keep_best:
+                known = ", ".join(sorted(trainer.callback_metrics))
+                raise ConfigError(f"checkpoints.monitor is {self.monitor}, which this run does not measure; choose among {known}.")
             return
         self._metrics = {self.monitor: float(value)}
         if self.keep_best and trainer.strategy.broadcast(trainer.is_global_zero and self._is_best(trainer, float(value))):
@@ -99,6 +105,8 @@ class Checkpoints(Checkpoint):
         """Save now (where this step is saved already, only its metrics), then remove what is no longer kept."""
         step = tracked(pl_module).progress.step
         path = self.path(trainer, step)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return path
         if step != self._saved_step:
             trainer.save_checkpoint(path)
             self._saved_step = step
