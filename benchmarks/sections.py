@@ -187,7 +187,7 @@ def load(options: Options) -> Table:
     arguments = {"directory": options.directory, "batch_size": 16, "context_length": 256, "seconds": 0.5}
     contender: list[Contender | None] = [Contender("loaders", "loader:loaders", arguments)]
     table = run(options, "Loading, context 256, batch 16", contender, 0, options.times(5, 11), 1, 1)
-    table.targets = [Target(row, ("random windows",), 5.0) for row in ("PackedText", "PackedText, mask_documents")]
+    table.targets = [Target(row, ("nanoGPT's random windows",), 5.0) for row in ("PackedText", "PackedText, mask_documents")]
     return table
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -39,6 +42,28 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentences = [f"The {draw.choice(animals)} {draw.choice(verbs)} {draw.choice(places)}." for _ in range(40)]
         (folder / f"{number:02}.txt").write_text(" ".join(sentences), encoding="utf-8")
     return folder
+
+
+class Outcome(NamedTuple):
+    """What a command line left: its exit code, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def framework() -> Callable[..., Outcome]:
+    """Runs a command line in this process: `framework("fit", "--config", path)`."""
+    from framework.__main__ import main
+
+    def run(*words: object) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            code = main([str(word) for word in words])
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    return run
 
 
 TINY_SHAPE = {"num_layers": 2, "width": 32, "num_heads": 2, "positions": "rotary", "norm": "rms", "feedforward": "swiglu"}

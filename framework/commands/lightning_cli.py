@@ -52,6 +52,7 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*Total length of `list` across ranks is zero.*",  # no validation documents
+    ".*but have no logger configured.*",  # validate prints
     ".*is supported for historical reasons but its usage is discouraged.*",
 )
 
@@ -161,6 +162,8 @@ class CommandLine(LightningCLI):
         config = self._get(self.config_init, "trainer")
         loggers = config.get("logger")
         chosen = [] if loggers in (None, True, False) else loggers if isinstance(loggers, list) else [loggers]
+        if self.subcommand != "fit":
+            chosen, loggers = [], False  # judging a run leaves its logs as they are
         log: list[Logger] = [] if loggers is False or config.get("fast_dev_run") else [RunLog(self.run_directory.logs)]
         plugins = config.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
@@ -205,7 +208,7 @@ class CommandLine(LightningCLI):
                 trainer.fit(ckpt_path=self.checkpoint, **kwargs)
         progress = model.progress
         short = progress.step < trainer.max_steps and (not trainer.should_stop or _out_of_time(trainer))
-        if trainer.is_global_zero and not dry:
+        if trainer.is_global_zero and not dry and progress.step:
             model.save_model(self.run_directory.model)
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics)
