@@ -163,23 +163,36 @@ def compete(
             try:
                 workers.append(Worker(contender, warm_up, steps, threads))
             except Failed as failure:
-                say(str(failure))
-                table.notes.append(f"{contender.name}: left out, it failed ({str(failure).strip().splitlines()[-1][:160]})")
+                _leave_out(table, contender.name, failure)
         for number in range(rounds):
             say(f"{title}: round {number + 1} of {rounds}")
-            for worker in workers if number % 2 == 0 else reversed(workers):  # table rows are in the first round's order
-                answer = worker.round()
-                table.flops = answer.get("flops", table.flops)
-                for shape, rate in answer.get("gemm", {}).items():
-                    table.gemm.setdefault(shape, []).append(rate)
-                for row, rate in answer.get("rates", {worker.name: units_per_step * steps / answer["seconds"]}).items():
-                    table.rates.setdefault(row, []).append(rate)
-                    table.peak_mib[row] = answer["peak_mib"]
-                    table.parameters[row] = answer.get("parameters", 0)
+            for worker in workers[:] if number % 2 == 0 else workers[::-1]:
+                try:
+                    _enter(table, worker.name, worker.round(), units_per_step * steps)
+                except Failed as failure:
+                    workers.remove(worker)
+                    _leave_out(table, worker.name, failure)
     finally:
         for worker in workers:
             worker.stop()
     return table
+
+
+def _enter(table: Table, name: str, answer: dict[str, Any], units: float) -> None:
+    """Put a round's answer into the table; rows come in the order of the first round."""
+    table.flops = answer.get("flops", table.flops)
+    for shape, rate in answer.get("gemm", {}).items():
+        table.gemm.setdefault(shape, []).append(rate)
+    for row, rate in answer.get("rates", {name: units / answer["seconds"]}).items():
+        table.rates.setdefault(row, []).append(rate)
+        table.peak_mib[row] = answer["peak_mib"]
+        table.parameters[row] = answer.get("parameters", 0)
+
+
+def _leave_out(table: Table, name: str, failure: Failed) -> None:
+    say(str(failure))
+    table.rates.pop(name, None)
+    table.notes.append(f"{name}: left out, it failed ({str(failure).strip().splitlines()[-1][:160]})")
 
 
 def say(line: str) -> None:

@@ -101,7 +101,6 @@ def train_10m(options: Options) -> Table:
         field.nanogpt(fused=False, quick=False),
         field.transformers(),
         field.litgpt(quick=False),
-        field.litgpt(fabric=True, quick=False),
         field.fit(compiled=True, quick=False),
         field.raw(compiled=True, quick=False),
         field.transformers(compiled=True, quick=False),

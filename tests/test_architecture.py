@@ -31,7 +31,11 @@ LAYERS = [
     {"commands", "testing"},
     {"__main__"},
 ]
-BESIDE = {("checkpoint", "formats"), ("formats", "checkpoint"), ("commands", "testing")}  # formats.Pretrained is a model directory as a part
+BESIDE = {
+    ("checkpoint", "formats"),
+    ("formats", "checkpoint"),
+    ("commands", "testing"),
+}  # formats.Pretrained is a model directory as a part
 LIGHTNING = {"batches", "training", "recipes"}  # and the two files of the fit command
 LIGHTNING_FILES = {PACKAGE / "commands" / "fit.py", PACKAGE / "commands" / "lightning_cli.py"}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -143,7 +147,9 @@ def test_what_must_answer_at_once_imports_nothing_heavy(words: list[str]) -> Non
 
 
 def test_families_are_listed_without_torch() -> None:
-    code = "import sys, framework.networks, framework.recipes; print(dir(framework.networks), dir(framework.recipes), 'torch' in sys.modules)"
+    code = (
+        "import sys, framework.networks, framework.recipes; print(dir(framework.networks), dir(framework.recipes), 'torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "Transformer" in done.stdout and "Pretrain" in done.stdout and done.stdout.split()[-1] == "False", done.stderr
 
@@ -183,7 +189,11 @@ def texts() -> list[Path]:
     places = ["framework", "recipes", "configs", "plugins", "tests", "benchmarks", "docs", ".ci"]
     found = [file for place in places for file in (ROOT / place).rglob("*")] + [*ROOT.glob("*.*"), ROOT / "Makefile"]
     found = [file for file in found if file.is_file()]
-    return sorted(file for file in found if file.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".json", ".cfg", "") and "egg-info" not in str(file))
+    return sorted(
+        file
+        for file in found
+        if file.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".json", ".cfg", "") and "egg-info" not in str(file)
+    )
 
 
 def test_no_text_names_a_place_on_somebody_s_machine() -> None:

@@ -94,8 +94,9 @@ def test_transformers_opens_what_was_trained(
     monkeypatch.chdir(tmp_path)
     shape = {"num_layers": 2, "width": 32, "num_heads": 4, **SHAPES[kind]}
     network = json.dumps({"class_path": "Transformer", "init_args": {"shape": shape}})
-    words = ["--name", kind, "--model.network", network, "--trainer", SMOKE, "--trainer.accelerator", "cpu", "--data.tokenizer.vocab_size", 300]
-    made = framework("fit", "--config", "recipes/pretrain.yaml", *on_corpus(corpus), *SMALL, *words, "--trainer.max_steps", 20)
+    trainer = ["--trainer", SMOKE, "--trainer.accelerator", "cpu", "--trainer.max_steps", 20]
+    words = ["--name", kind, "--model.network", network, "--data.tokenizer.vocab_size", 300, *trainer]
+    made = framework("fit", "--config", "recipes/pretrain.yaml", *on_corpus(corpus), *SMALL, *words)
     assert made.code == 0, made.err
     directory = tmp_path / "runs" / kind / "model"
 

@@ -62,7 +62,10 @@ def test_plugins_add_theirs_and_are_not_imported(plugin: Path, elsewhere: Path) 
 @pytest.mark.parametrize(
     "path, message",
     [
-        ("recipes/pretrian.yaml", r"no file recipes/pretrian\.yaml \(looked for .*elsewhere.*pretrian\.yaml, .*\); did you mean recipes/pretrain\.yaml\?"),
+        (
+            "recipes/pretrian.yaml",
+            r"no file recipes/pretrian\.yaml \(looked for .*elsewhere.*pretrian\.yaml, .*\); did you mean recipes/pretrain\.yaml\?",
+        ),
         ("pretrain.yaml", r"no file pretrain\.yaml \(looked for \S*elsewhere/pretrain\.yaml\)$"),
         ("recipes", "no file recipes"),
         ("/nowhere/recipes/pretrain.yaml", r"no file /nowhere/recipes/pretrain\.yaml \(looked for /nowhere"),

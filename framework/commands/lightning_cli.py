@@ -276,7 +276,10 @@ def _without_enums(value: Any) -> Any:
         return [_without_enums(item) for item in value]
     if not isinstance(value, jsonargparse.Namespace):
         return str(value.value) if isinstance(value, str) and isinstance(value, Enum) else value
-    return jsonargparse.Namespace(**{key: _without_enums(inner) for key, inner in vars(value).items()})
+    plain = value.clone()
+    for key, inner in vars(value).items():
+        plain[key] = _without_enums(inner)
+    return plain
 
 
 def _differences(before: Any, now: Any, at: str) -> list[tuple[str, Any, Any]]:

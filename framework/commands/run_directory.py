@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from framework.errors import CheckpointError, ConfigError, StorageError
@@ -46,7 +46,7 @@ class RunDirectory:
 
     @contextmanager
     def replaced(self, begun: Callable[[], bool]) -> Iterator[None]:
-        """An empty directory for a new run; the old one's files come back when the new one ends before it has `begun`.
+        """An empty directory for a new run; the old one's files, or nothing, come back when the new one fails before it has `begun`.
 
         Raises StorageError when the directory cannot be made.
         """
@@ -64,10 +64,12 @@ class RunDirectory:
         try:
             yield
         except BaseException:
-            if aside.is_dir() and not begun():
+            if not begun():
                 _clear(self.root)
                 _move(aside, self.root)
             _remove(aside)
+            with suppress(OSError):  # what the user put there stays
+                self.root.rmdir()
             raise
         _remove(aside)
 

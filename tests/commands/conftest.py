@@ -32,8 +32,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, framework: Any) -> Path:
         },
         "data": {"class_path": "PackedText", "init_args": {"dataset": dataset, "tokenizer": "Byte", "context_length": 16, "batch_size": 4}},
         "trainer": {
-            **{"max_steps": 4, "val_check_interval": 2, "limit_val_batches": 1, "log_every_n_steps": 1},
-            **{"accelerator": "cpu", "enable_progress_bar": False},
+            "max_steps": 4,
+            "val_check_interval": 2,
+            "limit_val_batches": 1,
+            "log_every_n_steps": 1,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
         },
         "checkpoints": {"every_n_steps": 2, "keep_last": 3},
     }

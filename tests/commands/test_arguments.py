@@ -116,7 +116,10 @@ def test_summaries_import_no_plugin() -> None:
 @pytest.mark.parametrize(
     "message, short",
     [
-        ('Parser key "trainer.max_steps":\n  Expected a <class \'int\'>. Got value: abc', "trainer.max_steps: expected int. Got value: abc"),
+        (
+            "Parser key \"trainer.max_steps\":\n  Expected a <class 'int'>. Got value: abc",
+            "trainer.max_steps: expected int. Got value: abc",
+        ),
         (
             'Parser key "model":\n  Does not validate against any of the Union subtypes\n  Subtypes: [a, b]\n  Errors:\n'
             "    - Problem with given class_path 'x.Y':\n        Parser key \"lr\": Expected a <class 'float'>. Got value: fast\n"

@@ -41,7 +41,10 @@ def checked(tmp_path: Path, text: str, *words: str) -> None:
         ("name: x\nmachine: {speed: 3, size: {width: 2}}", []),
         ("anything: {goes: here}", ["--anything.there", "too"]),
         ("", ["--machine.size.width", "3", "--machine.speed", "1", "--name", "x"]),
-        ("", ["--model.network.shape.num_layers", "3", "--model.init_args.network.init_args.shape.width", "3", "--model.optimizer.lr", "1"]),
+        (
+            "",
+            ["--model.network.shape.num_layers", "3", "--model.init_args.network.init_args.shape.width", "3", "--model.optimizer.lr", "1"],
+        ),
         ("", ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.momentum", "0.9"]),
         ("machine:", []),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.commands.compose import Composition, compose
+from framework.commands.compose import Composition, absolute_paths, compose
 from framework.errors import ConfigError, UserError
 
 BASE = """
@@ -100,9 +100,32 @@ def test_shared_recipes_are_found_from_anywhere(tmp_path: Path, monkeypatch: pyt
 
 
 def test_lists_of_parts(base: str) -> None:
-    composition = compose(["--config", base, "--trainer.callbacks", "EarlyStopping", "--samplers+=TopK"])
+    composition = compose(["--config", base, "--trainer.callbacks", "EarlyStopping", "--samplers+=TopK", "--samplers+", "[Greedy, MinP]"])
     assert composition.get("trainer.callbacks") == [{"class_path": "lightning.pytorch.callbacks.EarlyStopping"}]
-    assert composition.overrides == [("samplers+", "class_path: framework.samplers.TopK\n")]
+    assert composition.get("samplers") == [{"class_path": f"framework.samplers.{name}"} for name in ("TopK", "Greedy", "MinP")]
+    assert composition.overrides == []
+
+
+def test_each_part_of_a_list_keeps_its_own_arguments(base: str, tmp_path: Path) -> None:
+    """Arguments go to the last part so far; the trainer's `logger` is a list as soon as it has two."""
+    (tmp_path / "logger.yaml").write_text("trainer: {logger: {class_path: CSVLogger, init_args: {name: one}}}\n")
+    words = ["--samplers+=TopK", "--samplers.k", "3", "--samplers+=TopP", "--samplers.p", "0.5"]
+    composition = compose(["--config", base, "--config", "logger.yaml", *words, "--trainer.logger+=TensorBoardLogger"])
+    top_k = {"class_path": "framework.samplers.TopK", "init_args": {"k": 3}}
+    assert composition.get("samplers") == [top_k, {"class_path": "framework.samplers.TopP"}]
+    assert composition.overrides == [("samplers.p", "0.5")]
+    loggers = composition.get("trainer.logger")
+    assert [logger["class_path"].rpartition(".")[2] for logger in loggers] == ["CSVLogger", "TensorBoardLogger"]
+    assert loggers[0]["init_args"] == {"name": "one"}
+
+
+def test_absolute_paths_of_a_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {"data": {"paths": ["a/*.txt", "/b", "~/c", "s3://d"], "field": "a"}, "model": {"init_from": "runs/x", "path": None}}
+    assert absolute_paths(config) == {
+        "data": {"paths": [f"{tmp_path}/a/*.txt", "/b", "~/c", "s3://d"], "field": "a"},
+        "model": {"init_from": f"{tmp_path}/runs/x", "path": None},
+    }
 
 
 @pytest.mark.parametrize(

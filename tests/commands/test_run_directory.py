@@ -59,19 +59,40 @@ def test_a_replacement_that_began_replaces(run: RunDirectory) -> None:
 
 
 def test_one_that_fails_before_it_began_changes_nothing(run: RunDirectory) -> None:
-    with pytest.raises(KeyboardInterrupt), run.replaced(lambda: False):
-        run.config.write_text("new")
-        run.model.mkdir()
-        raise KeyboardInterrupt
+    def start() -> None:
+        with run.replaced(lambda: False):
+            run.config.write_text("new")
+            run.model.mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
     assert names(run) == ["checkpoints", "config.yaml", "logs", "notes.txt"]
     assert run.config.read_text() == "old"
     assert run.checkpoint("auto") == run.checkpoints / "step-00000001.ckpt"
 
 
+def test_a_new_run_that_fails_before_it_began_leaves_nothing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "new")
+
+    def start() -> None:
+        with run.replaced(lambda: False):
+            run.config.write_text("new")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        start()
+    assert not run.root.exists()
+
+
 def test_one_that_fails_later_keeps_what_it_made(run: RunDirectory) -> None:
-    with pytest.raises(ValueError), run.replaced(lambda: True):
-        save(run, 7)
-        raise ValueError
+    def start() -> None:
+        with run.replaced(lambda: True):
+            save(run, 7)
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        start()
     assert names(run) == ["checkpoints", "notes.txt"]
     assert run.checkpoint("auto") == run.checkpoints / "step-00000007.ckpt"
 
@@ -89,8 +110,9 @@ def test_what_a_killed_replacement_put_aside_is_not_lost(run: RunDirectory) -> N
 
 def test_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/x cannot be made .*--runs_dir"), RunDirectory(tmp_path / "file" / "x").replaced(lambda: True):
-        pass
+    replaced = RunDirectory(tmp_path / "file" / "x").replaced(lambda: True)
+    with pytest.raises(StorageError, match=r"file/x cannot be made .*--runs_dir"):
+        replaced.__enter__()
 
 
 def test_resume(run: RunDirectory, tmp_path: Path) -> None:

@@ -38,9 +38,13 @@ trainer: {{max_steps: 120, val_check_interval: 60, gradient_clip_val: 1.0, accel
     losses = [line["train/loss"] for line in log if "train/loss" in line]
     validation = [line["val/loss"] for line in log if "val/loss" in line]
     assert losses[-1] < 0.4 * losses[0]
-    assert validation[-1] < validation[0] and validation[-1] < 1.3 * losses[-1]  # the text is random sentences: there is nothing to learn by heart
+    assert (
+        validation[-1] < validation[0] and validation[-1] < 1.3 * losses[-1]
+    )  # the text is random sentences: there is nothing to learn by heart
 
-    told = framework("generate", "runs/story", "The cat", "The bird ran to", "--max_new_tokens", 40, "--temperature", 0.8, "--seed", 1, "--samples", 2)
+    told = framework(
+        "generate", "runs/story", "The cat", "The bird ran to", "--max_new_tokens", 40, "--temperature", 0.8, "--seed", 1, "--samples", 2
+    )
     assert told.code == 0 and told.err == "", told.err
     texts = told.out.split(f"{'-' * 40}\n")
     assert [text[:7] for text in texts] == ["The cat", "The cat", "The bir", "The bir"]
