@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from framework.errors import CheckpointError
@@ -9,7 +11,16 @@ from framework.networks.base import Network
 from framework.networks.transformer import Transformer
 
 
-def pretrained(path: Path, vocab_size: int | None = None, context_length: int | None = None) -> Network:
+def pretrained(path: Path) -> Callable[..., Network]:
+    """What gives the network of a model directory when called with `vocab_size` and `context_length`, as a class does.
+
+    Args:
+        path: the model directory.
+    """
+    return functools.partial(opened, path)
+
+
+def opened(path: Path, vocab_size: int | None = None, context_length: int | None = None) -> Network:
     """The network of a model directory, with its weights: ours, or one that Hugging Face's libraries wrote.
 
     Args:

@@ -152,7 +152,10 @@ class Recipe(LightningModule, ABC):
 
             optimizer: Optimizer = AdamW(groups)
         else:
-            optimizer = self._make_optimizer(groups)
+            try:
+                optimizer = self._make_optimizer(groups)
+            except ValueError as error:
+                raise ConfigError(f"model.optimizer cannot be built: {error}") from error
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         return optimizer

@@ -267,7 +267,6 @@ def test_a_mistake_ends_in_one_clear_line(here: Path, refused: Refused, words: l
     assert not (here / "elsewhere").exists()
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="Recipe.configure_optimizers lets the optimizer's own ValueError through")
 @pytest.mark.parametrize("words, saying", [(["AdamW", "--model.optimizer.lr", "-1"], "-1.0"), (["torch.optim.LBFGS"], "parameter groups")])
 def test_an_optimizer_that_refuses_its_arguments(here: Path, refused: Refused, words: list[str], saying: str) -> None:
     refused(*FIT, "--model.optimizer", *words, saying=["model.optimizer", saying])
@@ -406,10 +405,8 @@ def test_a_disk_that_is_full(place: Path, here: Path, refused: Refused, framewor
 
 # other weights
 
-GIVES_NO_CALLABLE = "networks.Pretrained returns a network where the recipe asks for a callable: jsonargparse calls it too early"
 
 
-@pytest.mark.xfail(raises=TypeError, strict=True, reason=GIVES_NO_CALLABLE)
 def test_init_from(place: Path, here: Path, framework: Any) -> None:
     """Network and tokenizer come from a run; the saved configuration names where from, and repeats it."""
     run = borrow(place, here, "parent")
@@ -428,7 +425,6 @@ def test_init_from(place: Path, here: Path, framework: Any) -> None:
     assert losses(here / "runs" / "twin") == losses(here / "runs" / "child")
 
 
-@pytest.mark.xfail(raises=TypeError, strict=True, reason=GIVES_NO_CALLABLE)
 def test_init_from_with_longer_rows(place: Path, here: Path, refused: Refused) -> None:
     """Learned positions cannot be stretched."""
     borrow(place, here, "parent")
