@@ -92,11 +92,16 @@ def count(network: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def gpt2(setting: dict[str, Any]) -> Any:
-    """transformers' GPT2LMHeadModel of the setting's shape, with torch's own GELU (its default spells the same function out, slower)."""
+def gpt2(setting: dict[str, Any], tuned: bool) -> Any:
+    """transformers' GPT2LMHeadModel of the setting's shape: as its configuration is but for dropout, or `tuned`.
+
+    Tuned is torch's GELU kernel, where the default spells GELU out in seven operations, and no key-value cache made while training.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = setting["shape"]
+    kernel = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[shape["feedforward"]]
+    tuning = {"activation_function": kernel, "use_cache": False} if tuned else {}
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=setting["vocab_size"],
@@ -104,18 +109,19 @@ def gpt2(setting: dict[str, Any]) -> Any:
             n_layer=shape["num_layers"],
             n_head=shape["num_heads"],
             n_embd=shape["width"],
-            activation_function={"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}[shape["feedforward"]],
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            **tuning,
         )
     )
 
 
-def transformers(rounds: Any, setting: dict[str, Any], compiled: bool = False) -> None:
+def transformers(rounds: Any, setting: dict[str, Any], compiled: bool = False, tuned: bool = False) -> None:
     """transformers' GPT2LMHeadModel in a raw loop, with its own loss over full logits, SDPA attention and fused AdamW."""
-    network = gpt2(setting).train()
+    network = gpt2(setting, tuned).train()
     optimizer = adamw(network.parameters())
     rounds.note(parameters=count(network))
     forward = torch.compile(network) if compiled else network
@@ -144,7 +150,7 @@ def transformers_trainer(rounds: Any, setting: dict[str, Any], directory: str) -
         use_cpu=True,
         dataloader_pin_memory=False,
     )
-    Trainer(model=gpt2(setting), args=arguments, train_dataset=data, callbacks=[Tell()]).train()
+    Trainer(model=gpt2(setting, tuned=False), args=arguments, train_dataset=data, callbacks=[Tell()]).train()
 
 
 def litgpt(rounds: Any, setting: dict[str, Any], compiled: bool = False, fabric: bool = False) -> None:

@@ -74,9 +74,9 @@ class Field:
         name = f"nanoGPT{', default AdamW' * (not fused)}{', compiled' * compiled}"
         return Contender(name, "contenders:nanogpt", arguments, quick=quick)
 
-    def transformers(self, compiled: bool = False, quick: bool = True) -> Contender:
-        arguments = {"setting": self._setting, "compiled": compiled}
-        return Contender(f"transformers{', compiled' * compiled}", "contenders:transformers", arguments, quick=quick)
+    def transformers(self, compiled: bool = False, tuned: bool = False, quick: bool = True) -> Contender:
+        arguments = {"setting": self._setting, "compiled": compiled, "tuned": tuned}
+        return Contender(f"transformers{', tuned' * tuned}{', compiled' * compiled}", "contenders:transformers", arguments, quick=quick)
 
     def transformers_trainer(self) -> Contender:
         arguments = {"setting": self._setting, "directory": self._options.directory}
@@ -100,6 +100,7 @@ def train_10m(options: Options) -> Table:
         field.nanogpt(compiled=True),
         field.nanogpt(fused=False, quick=False),
         field.transformers(),
+        field.transformers(tuned=True),
         field.litgpt(quick=False),
         field.fit(compiled=True, quick=False),
         field.raw(compiled=True, quick=False),
@@ -113,6 +114,7 @@ def train_10m(options: Options) -> Table:
         Target("fit", ("our raw loop",), 0.98),
         Target("fit", nanogpts, 1.0),
         Target("fit", ("transformers",), 1.15),
+        Target("fit", ("transformers, tuned",), 1.0),
         Target("fit, compiled", nanogpts, 1.0),
         Target("fit, compiled", ("transformers, compiled",), 1.0),
     ]
@@ -127,7 +129,7 @@ def train_small(options: Options) -> Table:
         field.raw(),
         field.nanogpt(),
         field.nanogpt(fused=False, quick=False),
-        field.transformers(),
+        field.transformers(quick=False),
         field.transformers_trainer(),
         field.litgpt(),
         field.litgpt(fabric=True),
@@ -146,7 +148,7 @@ def train_gpt2(options: Options) -> Table:
         field.fit(),
         field.raw(),
         field.transformers(),
-        field.nanogpt(quick=False),
+        field.transformers(tuned=True),
         field.raw(compiled=True, quick=False),
         field.transformers(compiled=True, quick=False),
         field.machine(),
@@ -155,7 +157,8 @@ def train_gpt2(options: Options) -> Table:
     table.targets = [
         Target("fit", ("transformers",), 1.4),
         Target("our raw loop", ("transformers",), 1.4),
-        Target("fit", ("transformers",), 1.0, memory=True),
+        Target("our raw loop", ("transformers, tuned",), 1.0),
+        Target("fit", ("transformers", "transformers, tuned"), 1.0, memory=True),
         Target("our raw loop, compiled", ("transformers, compiled",), 1.0),
     ]
     return table

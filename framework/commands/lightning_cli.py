@@ -31,7 +31,7 @@ from framework.commands.compose import PATH_KEYS, Composition, absolute_paths
 from framework.commands.run_directory import RunDirectory
 from framework.errors import ConfigError, UserError
 from framework.recipes.recipe import Recipe
-from framework.training.checkpoint_io import DurableCheckpointIO
+from framework.training.checkpoint_io import DurableCheckpointIO, read_manifest
 from framework.training.checkpoints import Checkpoints
 from framework.training.progress_bar import StepBar
 from framework.training.run_log import RunLog
@@ -198,6 +198,9 @@ class CommandLine(LightningCLI):
         dry = bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
         if self.checkpoint is not None:
             self._refuse_changes(self.checkpoint)
+            if (read_manifest(self.checkpoint)["step"] or 0) >= trainer.max_steps > 0 and self.run_directory.model.is_dir():
+                print(f"finished already: {self.checkpoint}; model in {self.run_directory.model}", file=sys.stderr)
+                return
         keeps_files = not dry and not _get_rank()
         new = keeps_files and self.checkpoint is None
         with self.run_directory.replaced(lambda: model.progress.step > 0) if new else nullcontext():
