@@ -202,6 +202,7 @@ class Loader:
 
     def __init__(self, batches: IterableDataset[TokenBatch], length: int, num_workers: int) -> None:
         self._length = length
+        self._direct = batches if not num_workers and not torch.cuda.is_available() else None  # nothing for a DataLoader to do
         self._loader = DataLoader(
             batches,
             batch_size=None,
@@ -214,7 +215,7 @@ class Loader:
         return self._length
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        return iter(self._loader)
+        return iter(self._loader if self._direct is None else self._direct)
 
     def state_dict(self) -> dict[str, int]:
         """Nothing, which tells Lightning that the position is taken care of: it is the recipe's, and comes back as `first_batch`."""

@@ -186,12 +186,8 @@ class Recipe(LightningModule, ABC):
         Lightning has divided by the number of micro-batches and averaged over ranks; what remains is exact in one multiplication,
         shared with clipping, and none at all when every micro-batch was full.
         """
-        sums = torch.stack([torch.stack([part.total.double(), part.num_items.double()]) for part in self._window]).sum(0)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = full(torch.nn.utils.get_total_norm(gradients)) if gradients else sums.new_zeros(())
-        total, num_items, norm_in_units = torch.cat([sums, norm.reshape(1).double()]).tolist()  # the one wait for the device in a step
+        total, num_items, norm_in_units = self._measure(gradients)
         scale = self._unit * self.trainer.accumulate_grad_batches * self.trainer.world_size / num_items if num_items else 0.0
         norm_before_clipping = norm_in_units * scale
         learning_rate = self.schedule(optimizer)
@@ -209,6 +205,17 @@ class Recipe(LightningModule, ABC):
         if gradient_clip_val and gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def _measure(self, gradients: list[Tensor]) -> tuple[float, float, float]:
+        """Summed loss and items of the step over all ranks, and the norm of the gradients as they are."""
+        norm = full(torch.nn.utils.get_total_norm(gradients)) if gradients else torch.zeros((), device=self.device)
+        if self.trainer.world_size == 1 and self.device.type == "cpu":  # reading a number costs nothing there
+            return sum(part.total.item() for part in self._window), sum(part.num_items.item() for part in self._window), norm.item()
+        sums = torch.stack([torch.stack([part.total.double(), part.num_items.double()]) for part in self._window]).sum(0)
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total, num_items, norm_in_units = torch.cat([sums, norm.reshape(1).double()]).tolist()  # the one wait for the device in a step
+        return total, num_items, norm_in_units
+
     def schedule(self, optimizer: Optimizer) -> float:
         """Set the learning rates for the update under way; the first group's."""
         factor = 1.0 if self._scheduler is None else self._scheduler.factor(self.progress.updates, self.trainer.max_steps)
@@ -218,9 +225,7 @@ class Recipe(LightningModule, ABC):
 
     def _refuse(self, optimizer: Optimizer, total: float, norm: float) -> None:
         """Leave weights and optimizer as they are: optimizers pass over parameters without a gradient."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        drop_gradients(optimizer)
         self.progress.skipped_in_a_row += 1
         if self.non_finite == "stop" or self.progress.skipped_in_a_row >= self.max_non_finite_steps:
             raise NonFiniteLoss(
@@ -236,8 +241,12 @@ class Recipe(LightningModule, ABC):
         self.progress.batches += self.trainer.world_size
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None) -> None:
-        """Step, then count it: callbacks see a boundary."""
+        """Step, then count it: callbacks see a boundary.
+
+        The gradients go at once, not after the next forward pass as Lightning would have it: they need not be there beside its activations.
+        """
         optimizer.step(closure=optimizer_closure)
+        drop_gradients(optimizer)
         self._window.clear()
         self.progress.step += 1
         self.at_step_boundary = True
@@ -248,6 +257,15 @@ class Recipe(LightningModule, ABC):
         items = self.data.items_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size
         steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,}"
         return f"{type(self).__name__}: {type(self.network).__name__} with {self.network.num_parameters():,} parameters on {self.device}; {data}; {steps}"
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Nothing: `optimizer_step` has dropped them."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning's, without its walk through nested containers where the batch is a NamedTuple of tensors."""
+        if isinstance(batch, tuple) and all(field is None or isinstance(field, Tensor) for field in batch):
+            return type(batch)(*(None if field is None else field.to(device, non_blocking=True) for field in batch))  # type: ignore[arg-type]
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def flops_per_item(self) -> float:
         """Floating-point operations of training on one item (a token, unless the recipe says otherwise)."""
@@ -332,9 +350,16 @@ def check_shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
             )
 
 
+def drop_gradients(optimizer: Any) -> None:
+    """Free every gradient; optimizers pass over parameters without one."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 def seed_generators(seed: int, number: int) -> None:
-    """Seed Python's, numpy's and torch's generators (all devices) from a pair, well mixed."""
-    mixed = int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+    """Seed Python's, numpy's and torch's generators (all devices) from a pair, well mixed (SplitMix64, Steele et al. 2014, twice)."""
+    mixed = split_mix(split_mix(seed % 2**64) ^ number)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.default_generator.manual_seed(mixed % 2**63)  # torch.manual_seed asks every backend first: 0.3 ms
@@ -342,6 +367,14 @@ def seed_generators(seed: int, number: int) -> None:
         torch.cuda.manual_seed_all(mixed % 2**63)
     if torch.backends.mps.is_built():
         torch.mps.manual_seed(mixed % 2**63)
+
+
+def split_mix(state: int) -> int:
+    """One step of SplitMix64: a permutation of the 64-bit integers in which every bit depends on every other."""
+    state = (state + 0x9E3779B97F4A7C15) % 2**64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
 
 
 def full(tensor: Tensor) -> Tensor:
