@@ -6,7 +6,9 @@ Datasets and a tokenizer flow in, batches flow out. Must not know networks, loss
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from framework.tokenizers.base import Tokenizer
@@ -29,6 +31,10 @@ class Batches(LightningDataModule, ABC):
     items_per_batch: int
     context_length: int
     first_batch: int = 0
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning's, without its walk through nested containers: a batch is a NamedTuple of tensors."""
+        return type(batch)(*(None if field is None else field.to(device, non_blocking=True) for field in batch))
 
     @abstractmethod
     def describe(self) -> dict[str, int | float | str]:

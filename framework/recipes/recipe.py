@@ -261,12 +261,6 @@ class Recipe(LightningModule, ABC):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: `optimizer_step` has dropped them."""
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Lightning's, without its walk through nested containers where the batch is a NamedTuple of tensors."""
-        if isinstance(batch, tuple) and all(field is None or isinstance(field, Tensor) for field in batch):
-            return type(batch)(*(None if field is None else field.to(device, non_blocking=True) for field in batch))  # type: ignore[arg-type]
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def flops_per_item(self) -> float:
         """Floating-point operations of training on one item (a token, unless the recipe says otherwise)."""
         return float(self.network.flops_per_token(self.data.context_length))

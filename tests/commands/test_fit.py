@@ -406,7 +406,6 @@ def test_a_disk_that_is_full(place: Path, here: Path, refused: Refused, framewor
 # other weights
 
 
-
 def test_init_from(place: Path, here: Path, framework: Any) -> None:
     """Network and tokenizer come from a run; the saved configuration names where from, and repeats it."""
     run = borrow(place, here, "parent")
