@@ -196,11 +196,10 @@ class CommandLine(LightningCLI):
         """Train; write the model directory; say where everything is."""
         model, trainer = self.model, self.trainer
         dry = bool(self._get(self.config_init, "trainer").get("fast_dev_run"))
+        resumed_at = None
         if self.checkpoint is not None:
             self._refuse_changes(self.checkpoint)
-            if (read_manifest(self.checkpoint)["step"] or 0) >= trainer.max_steps > 0 and self.run_directory.model.is_dir():
-                print(f"finished already: {self.checkpoint}; model in {self.run_directory.model}", file=sys.stderr)
-                return
+            resumed_at = read_manifest(self.checkpoint)["step"]
         keeps_files = not dry and not _get_rank()
         new = keeps_files and self.checkpoint is None
         with self.run_directory.replaced(lambda: model.progress.step > 0) if new else nullcontext():
@@ -210,6 +209,9 @@ class CommandLine(LightningCLI):
             with _settings_that_fail_late():
                 trainer.fit(ckpt_path=self.checkpoint, **kwargs)
         progress = model.progress
+        if progress.step == resumed_at and self.run_directory.model.is_dir():
+            print(f"finished already at step {progress.step}; model in {self.run_directory.model}", file=sys.stderr)
+            return
         short = progress.step < trainer.max_steps and (not trainer.should_stop or _out_of_time(trainer))
         if trainer.is_global_zero and not dry and progress.step:
             model.save_model(self.run_directory.model)
