@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-IGNORE = -100  # the target of a position that is not trained, as in torch.nn.functional.cross_entropy
+from framework.losses import IGNORE
+
+__all__ = ["IGNORE", "TokenBatch"]  # IGNORE: the target of a position that is not trained
 
 
 class TokenBatch(NamedTuple):

@@ -89,10 +89,11 @@ def _run(subcommand: str, arguments: list[str]) -> int:
     _share_seed(composition)
     _place_logs(composition)
     try:
-        return lightning_cli.run(subcommand, composition, plugins_in_use(composition.config))
+        lightning_cli.run(subcommand, composition, plugins_in_use(composition.config))
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.exit_code
+    return 0
 
 
 def _take_init_from(composition: Composition) -> None:

@@ -1,6 +1,6 @@
 """LightningCLI itself, told our conventions: run directories, our checkpoints, logs and bar, no hidden resets.
 
-A composition flows in; it is parsed, instantiated and run, and an exit code flows out.
+A composition flows in; it is parsed, instantiated and run. Errors flow out as exceptions (fit.py makes exit codes of them).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def sections() -> dict[str, Any]:
     return {"trainer": Trainer, "checkpoints": Checkpoints}
 
 
-def run(subcommand: str, composition: Composition, plugins: dict[str, str]) -> int:
+def run(subcommand: str, composition: Composition, plugins: dict[str, str]) -> None:
     """Parse, instantiate, run. Raises ConfigError for what cannot be parsed or built."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -85,7 +85,7 @@ def run(subcommand: str, composition: Composition, plugins: dict[str, str]) -> i
         arguments += [f"--{key}", value]
     CommandLine.subcommand_name, CommandLine.plugins = subcommand, plugins
     try:
-        cli = CommandLine(
+        CommandLine(
             model_class=Recipe,
             datamodule_class=Batches,
             subclass_mode_model=True,
@@ -100,7 +100,6 @@ def run(subcommand: str, composition: Composition, plugins: dict[str, str]) -> i
         )
     except jsonargparse.ArgumentError as error:
         raise ConfigError(_locate(shorten(str(error)), composition)) from error
-    return cli.exit_code
 
 
 class CommandLine(LightningCLI):
@@ -108,7 +107,6 @@ class CommandLine(LightningCLI):
 
     subcommand_name = "fit"
     plugins: dict[str, str] = {}
-    exit_code = 0
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

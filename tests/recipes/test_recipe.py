@@ -60,10 +60,7 @@ def test_gradient_is_that_of_the_mean_over_trained_tokens(small_run: Any) -> Non
             data_arguments={"mask_documents": True},
         )
     )
-    fresh, data, trainer = small_run(
-        batch_size=2, precision="64-true", max_steps=1, recipe_arguments={"optimizer": Recorder}, data_arguments={"mask_documents": True}
-    )
-    trainer.fit(fresh, data, ckpt_path=None)
+    data = recipe.data
     batch = next(iter(data.train_dataloader()))
     reference, _, _ = small_run()
     torch.manual_seed(0)
@@ -108,9 +105,6 @@ def test_a_non_finite_step_changes_nothing_and_the_schedule_waits(small_run: Any
     recipe, data, trainer = small_run(max_steps=3, recipe_arguments={"scheduler": Halving()})
     poison(recipe, {1})
     states: list[Any] = []
-
-    class Watch(torch.nn.Module):
-        pass
 
     from lightning.pytorch import Callback
 
