@@ -9,10 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from framework.engine.constraint import Constraint
 from framework.errors import RequestError
 from framework.samplers.base import Sampler
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "error"]
+Alternatives = tuple[tuple[int, float], ...]  # (token id, log-probability), the likeliest first
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,14 @@ class Request:
         samplers: applied in this order to the logits before each draw; none draws from the network's own distribution.
         stop_ids: any of them ends the reply with the reason "stop", and is its last event.
         min_new_tokens: no stop id is drawn before the reply has so many tokens.
-        seed: makes the draws reproducible, whatever else the engine serves meanwhile; None takes fresh entropy.
+        seed: makes the draws reproducible, whatever else the engine serves meanwhile; reply i of n draws with seed + i.
+            None takes fresh entropy.
+        n: replies to this prompt, all from one pass over it.
+        logprobs: log-probabilities of the drawn token and of so many of the likeliest beside it; None: none at all.
+        processed_logprobs: of the distribution that was drawn from; false: of the network's own, before any sampler.
+        prompt_logprobs: the same for the prompt's tokens, of the network's own distribution; None: none.
+        constraint: which tokens the reply may go on with; None: all.
+        cache_key: prompts share what was computed of them only with requests of the same key (a tenant, an adapter).
 
     Raises:
         RequestError: a value outside its range.
@@ -37,6 +46,12 @@ class Request:
     stop_ids: Collection[int] = ()
     min_new_tokens: int = 0
     seed: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+    processed_logprobs: bool = False
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    cache_key: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -47,6 +62,11 @@ class Request:
             raise RequestError(f"min_new_tokens is {self.min_new_tokens} and must be between 0 and max_new_tokens ({self.max_new_tokens})")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise RequestError(f"seed is {self.seed} and must be between 0 and 2**63 - 1")
+        if self.n < 1:
+            raise RequestError(f"n is {self.n} and must be at least 1")
+        for name in ("logprobs", "prompt_logprobs"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise RequestError(f"{name} is {value} and must be at least 0 (0: only the token's own)")
 
     def num_new_tokens(self, vocab_size: int, context_length: int) -> int:
         """The most tokens the reply can have on a network of these sizes. Raises RequestError for a prompt that does not fit it."""
@@ -66,12 +86,21 @@ class Event(NamedTuple):
 
     Attributes:
         request_id: what `Engine.add` returned.
-        token_id: the token.
-        logprob: its natural logarithm of probability in the full distribution of the network, before any sampler.
-        finish_reason: None for every token but the last.
+        token_id: the token; -1 in an event that carries an error.
+        logprob: its natural logarithm of probability; None unless the request asked for `logprobs`.
+        finish_reason: None for every token but the last of its reply.
+        index: which of the request's n replies.
+        top_logprobs: the likeliest tokens at this place, as many as the request asked for.
+        prompt_logprobs: on a reply's first event, where asked for: for each prompt token but the first, its log-probability and
+            the likeliest tokens at its place.
+        error: why the request was dropped, with the finish reason "error"; neighbours are not concerned.
     """
 
     request_id: int
     token_id: int
-    logprob: float
+    logprob: float | None
     finish_reason: FinishReason | None
+    index: int = 0
+    top_logprobs: Alternatives = ()
+    prompt_logprobs: tuple[tuple[float, Alternatives], ...] | None = None
+    error: Exception | None = None

@@ -7,7 +7,8 @@ Logits and token histories flow in, logits flow out. Must not know the engine, t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
@@ -23,7 +24,19 @@ class History(NamedTuple):
 
 
 class Sampler(ABC):
-    """Reshapes the next token's distribution. Settings that change nothing return the very logits they were given."""
+    """Reshapes the next token's distribution. Settings that change nothing return the very logits they were given.
+
+    Attributes:
+        looks_back: whether the history is read; false spares the engine making it, and lets it hand over fewer than V candidates
+            (columns in the order of their ids, the excluded ones left out).
+    """
+
+    looks_back: bool = True
+
+    @classmethod
+    def together(cls, samplers: Sequence[Self]) -> Sampler | None:
+        """One sampler that treats row i as `samplers[i]` would, to the bit; None: the engine calls each of them for its rows."""
+        return None
 
     @abstractmethod
     def __call__(self, logits_BV: Tensor, history: History) -> Tensor:
