@@ -1,30 +1,48 @@
-"""The generation engine: requests of ids go in, a token event a request comes out of each step.
+"""The generation engine: requests of ids go in, events come out of each round.
 
-Shape legend: B one row, T new tokens, D model width, V vocabulary. Knows no text; must not know where requests come from.
-Each request has a cache of its own and is advanced in turn, which is simple and right; batching them together changes this file only.
+A round: the batcher says which replies the network works on, the runner runs it on their new tokens, the chooser draws the next
+token of every reply whose tokens it has then seen. Knows no text; must not know where requests come from.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from framework.engine.reply import Reply
+from framework.engine.batcher import Batcher, Row
+from framework.engine.blocks import BlockPool
+from framework.engine.chooser import Choice, Chooser, Draw
+from framework.engine.reply import Reply, replies_of
 from framework.engine.request import Event, Request
+from framework.engine.runner import Runner
+from framework.engine.speculation import Speculation
+from framework.errors import RequestError
 from framework.networks.base import Network
-from framework.networks.cache import Cache
+from framework.networks.cache import BLOCK_TOKENS
 from framework.registry import Registry, registry
 
-log = logging.getLogger(__name__)
-
 FAMILIES = ("tokenizers", "optimizers", "schedulers", "samplers", "recipes")
+MAX_TOKENS_OF_A_REPLY = 2048  # the default cache has room for so many in every place at once
+
+
+class Statistics(NamedTuple):
+    """What the engine does now, and counters since its start (tokens)."""
+
+    running: int
+    waiting: int
+    cache_tokens_used: int
+    cache_tokens: int
+    prefix_tokens_hit: int
+    preemptions: int
+    prompt_tokens: int
+    generated_tokens: int
+    proposed_tokens: int
+    accepted_tokens: int
 
 
 class Engine:
@@ -34,112 +52,254 @@ class Engine:
         for event in engine.stream(Request(prompt_ids=[1, 2, 3], max_new_tokens=20)):
             print(event.token_id)
 
-    Either `add` requests and call `step` until all have finished, or `stream` them; both may be mixed.
+    Either `add` requests and call `step` until all have finished, or `stream` them; both may be mixed. One thread owns an engine.
+    When the network's weights change, what was computed with the old ones is dropped, and replies go on with the new ones.
 
     Args:
         network: is used as it is, on the device where it is, in evaluation mode during a step, and never changed.
+        max_running: most replies that run together; further ones wait.
+        cache_tokens: size of the cache. None: the network's context (at most 2,048 tokens) for each running reply.
+        chunk_tokens: most prompt tokens of a round, so that long prompts do not keep running replies waiting.
+        prefix_cache: whether prompts that begin alike are computed once.
+        speculation: how further tokens are guessed, to be verified together; None: not at all. Replies are the same.
     """
 
     registries: ClassVar[Mapping[str, Registry]] = MappingProxyType({name: registry(f"framework.{name}") for name in FAMILIES})
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self._active: dict[int, tuple[Reply, Cache | None]] = {}
-        self._streamed: dict[int, deque[Event | Exception]] = {}
-        self._outcomes: deque[Event | Exception] = deque()  # of requests that are not streamed, until `step` hands them out
-        self._next_id = 0
-        self._said_no_cache = False
+    def __init__(
+        self,
+        network: Network,
+        *,
+        max_running: int = 32,
+        cache_tokens: int | None = None,
+        chunk_tokens: int = 256,
+        prefix_cache: bool = True,
+        speculation: Speculation | None = None,
+    ) -> None:
+        context = network.context_length
+        tokens = max(context, max_running * min(context, MAX_TOKENS_OF_A_REPLY)) if cache_tokens is None else cache_tokens
+        for name, value in {"max_running": max_running, "chunk_tokens": chunk_tokens, "cache_tokens": tokens}.items():
+            if value < 1:
+                raise RequestError(f"{name} is {value} and must be at least 1")
+        self.network, self.speculation = network, speculation
+        self._pool = BlockPool(-(-tokens // BLOCK_TOKENS), BLOCK_TOKENS)
+        self._batcher = Batcher(self._pool, max_running, chunk_tokens, prefix_cache)
+        self._runner = Runner(network, max_running, self._pool.num_blocks)
+        self._chooser = Chooser()
+        if speculation is not None:
+            speculation.begin(max_running, self._pool.num_blocks)
+        self._active: dict[int, list[Reply]] = {}  # unfinished replies of each request
+        self._forks: dict[int, list[Reply]] = {}  # replies that begin when the request's first one has read the prompt
+        self._streamed: dict[int, deque[Event]] = {}
+        self._events: deque[Event] = deque()  # of requests that are not streamed, until `step` hands them out
+        self._next_id = self._num_prompt = self._num_generated = self._num_proposed = self._num_accepted = 0
+        self._weights = self._runner.weights()
 
     @property
     def num_active(self) -> int:
         """Requests that have not finished."""
         return len(self._active)
 
+    @property
+    def statistics(self) -> Statistics:
+        """What the engine does now, and counters since its start."""
+        batcher, size = self._batcher, self._pool.block_tokens
+        return Statistics(
+            running=len(batcher.running),
+            waiting=len(batcher.waiting) + sum(map(len, self._forks.values())),
+            cache_tokens_used=self._pool.num_used * size,
+            cache_tokens=self._pool.num_blocks * size,
+            prefix_tokens_hit=batcher.num_prefix_tokens,
+            preemptions=batcher.num_preemptions,
+            prompt_tokens=self._num_prompt,
+            generated_tokens=self._num_generated,
+            proposed_tokens=self._num_proposed,
+            accepted_tokens=self._num_accepted,
+        )
+
     def add(self, request: Request) -> int:
-        """Take in a request; its id, which its events carry. Raises RequestError for one that does not fit the network."""
+        """Take in a request; its id, which its events carry. Raises RequestError for one that does not fit the network or the cache."""
         num_new_tokens = request.num_new_tokens(self.network.vocab_size, self.network.context_length)
+        if (longest := len(request.prompt_ids) + num_new_tokens) > self._pool.num_blocks * self._pool.block_tokens:
+            raise RequestError(
+                f"prompt and reply can have {longest} tokens and the cache holds {self._pool.num_blocks * self._pool.block_tokens}: "
+                "lower max_new_tokens or raise cache_tokens"
+            )
         request_id, self._next_id = self._next_id, self._next_id + 1
-        device = self.network.head_weight_VD.device
-        with torch.inference_mode():
-            reply = Reply(request_id, request, num_new_tokens, device)
-            cache = self.network.new_cache(1, len(request.prompt_ids) + num_new_tokens)
-        if cache is None and not self._said_no_cache:
-            self._said_no_cache = True
-            log.warning("%s has no cache: every token costs a pass over the whole sequence", type(self.network).__name__)
-        self._active[request_id] = reply, cache
+        replies = replies_of(request_id, request, num_new_tokens)
+        self._active[request_id] = replies
+        if replies[1:]:
+            self._forks[request_id] = replies[1:]
+        self._batcher.add(replies[:1])
+        self._num_prompt += len(request.prompt_ids)
+        self._runner.look_again()
         return request_id
 
     def step(self) -> list[Event]:
-        """Advance every active request by one token; the events of those that are not streamed, in the order they were added.
+        """Run a round; the events of requests that are not streamed.
 
-        A request that fails (a sampler that raises, logits that are not finite) is dropped; its error is raised here or by its
-        stream, and costs no other request an event.
+        A request that fails (a sampler that raises, logits that are not finite) ends with an event that carries the error, and costs
+        no other request anything.
         """
-        self._advance_all()
-        events: list[Event] = []
-        while self._outcomes:
-            outcome = self._outcomes.popleft()
-            if isinstance(outcome, Exception):
-                self._outcomes.extendleft(reversed(events))
-                raise outcome
-            events.append(outcome)
+        self._round()
+        events = list(self._events)
+        self._events.clear()
         return events
 
     def stream(self, request: Request) -> Generator[Event, None, None]:
-        """Add a request and yield its events as they come, stepping the engine as needed; closing the iterator cancels it."""
+        """Add a request and yield its events as they come, stepping the engine as needed; closing the iterator cancels it.
+
+        Raises what made the request fail.
+        """
         request_id = self.add(request)
         self._streamed[request_id] = deque()
         return self._drain(request_id)
 
-    def cancel(self, request_id: int) -> None:
-        """Drop a request and its events; nothing happens if it has finished."""
-        self._active.pop(request_id, None)
-        self._streamed.pop(request_id, None)
-        self._outcomes = deque(outcome for outcome in self._outcomes if isinstance(outcome, Exception) or outcome.request_id != request_id)
+    def cancel(self, request_id: int, index: int | None = None) -> None:
+        """Drop a request, or one reply of it, and its events; nothing happens if it has finished."""
+        for reply in list(self._active.get(request_id, ())):
+            if index in (None, reply.index):
+                self._end(reply)
+        if index is None:
+            self._streamed.pop(request_id, None)
+        for events in (self._events, self._streamed.get(request_id, deque())):
+            kept = [event for event in events if event.request_id != request_id or index not in (None, event.index)]
+            events.clear()
+            events.extend(kept)
 
     def _drain(self, request_id: int) -> Generator[Event, None, None]:
-        finished = False
         try:
-            while not finished and request_id in self._streamed:
-                outcomes = self._streamed[request_id]
-                if not outcomes:
-                    self._advance_all()
-                outcome = outcomes.popleft()
-                if isinstance(outcome, Exception):
-                    raise outcome
-                finished = outcome.finish_reason is not None
-                yield outcome
+            while (events := self._streamed.get(request_id)) is not None and (events or request_id in self._active):
+                if not events:
+                    self._round()
+                    continue
+                event = events.popleft()
+                if event.error is not None:
+                    raise event.error
+                yield event
         finally:
             self.cancel(request_id)
 
     @torch.inference_mode()
-    def _advance_all(self) -> None:
-        with evaluating(self.network):
-            for request_id, (reply, cache) in list(self._active.items()):
-                outcome: Event | Exception
-                try:
-                    outcome = reply.draw(self._next_logits(reply, cache))
-                except Exception as failure:  # whatever a plugin's sampler or network raises is this request's alone
-                    outcome = failure
-                if isinstance(outcome, Exception) or outcome.finish_reason is not None:
-                    self._active.pop(request_id, None)
-                self._streamed.get(request_id, self._outcomes).append(outcome)
+    def _round(self) -> None:
+        if (weights := self._runner.weights()) != self._weights:
+            self._weights = weights
+            self._batcher.preempt_all()
+        if self.speculation is not None:
+            self._propose()
+        rows = self._batcher.plan()
+        if not rows:
+            return
+        try:
+            hidden_TD = self._runner.forward(rows)
+            draws, places = self._draws(rows, hidden_TD)
+            logits_BV = self._runner.logits(hidden_TD[places]) if draws else None
+        except Exception as failure:  # the network's own, so every row's
+            for row in rows:
+                self._fail(row.reply, failure)
+            return
+        if logits_BV is not None:
+            self._take(draws, self._chooser.choose(draws, logits_BV))
 
-    def _next_logits(self, reply: Reply, cache: Cache | None) -> Tensor:
-        """Logits after the last token, [1, V]: from the tokens that the cache lacks (the whole prompt at first)."""
-        new_BT = reply.tokens_BL if cache is None else reply.tokens_BL[:, cache.length :]
-        hidden_BTD: Tensor = self.network(new_BT, cache=cache)
-        return self.network.logits(hidden_BTD[:, -1])
+    def _draws(self, rows: Sequence[Row], hidden_TD: Tensor) -> tuple[list[Draw], list[int]]:
+        """What can be drawn after a forward, and the place of each one's hidden state."""
+        draws: list[Draw] = []
+        places: list[int] = []
+        start = 0
+        for row in rows:
+            reply, pending = row.reply, row.reply.num_pending
+            if reply.request.prompt_logprobs is not None and not reply.num_drawn:
+                self._score_prompt(row, hidden_TD[start : start + row.num_tokens])
+            self._batcher.advance(reply, min(row.num_tokens, pending))
+            if row.num_tokens >= pending:
+                last = start + pending - 1
+                draws += [Draw(reply, ahead) for ahead in range(row.num_tokens - pending + 1)]
+                places += range(last, start + row.num_tokens)
+                children = self._fork(reply)
+                draws += [Draw(child, 0) for child in children]
+                places += [last] * len(children)
+            start += row.num_tokens
+        return draws, places
 
+    def _score_prompt(self, row: Row, hidden_TD: Tensor) -> None:
+        reply = row.reply
+        targets = reply.tokens[reply.num_held + 1 : reply.num_held + row.num_tokens + 1]
+        if targets:
+            logits_TV = self._runner.logits(hidden_TD[: len(targets)])
+            reply.prompt_logprobs += self._chooser.score(logits_TV, targets, reply.request.prompt_logprobs or 0)
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in, frozen ones included."""
-    training = [module for module in network.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    def _fork(self, parent: Reply) -> list[Reply]:
+        """The other replies to a prompt that has just been read: those that run at once. The rest waits, first in line."""
+        children = self._forks.pop(parent.request_id, [])
+        running = []
+        for child in children:
+            child.prompt_logprobs = parent.prompt_logprobs
+            copied = self._batcher.fork(parent, child)
+            if copied is None:
+                break
+            if copied != (0, 0):
+                self._runner.copy_block(*copied)
+            running.append(child)
+        self._batcher.waiting.extendleft(reversed(children[len(running) :]))
+        return running
+
+    def _take(self, draws: Sequence[Draw], choices: Sequence[Choice | Exception]) -> None:
+        """Append what was drawn; of a reply with proposals, as far as these came true, and the token after."""
+        refuted: Reply | None = None
+        for draw, choice in zip(draws, choices):
+            reply = draw.reply
+            if reply is refuted or reply.place < 0:  # the proposal before was another token, or ended the reply
+                continue
+            refuted = None
+            if isinstance(choice, Exception):
+                self._fail(reply, choice)
+                continue
+            proposal = reply.proposals[draw.ahead] if draw.ahead < len(reply.proposals) else None
+            self._emit(reply, choice)
+            if choice.token == proposal and reply.place >= 0:
+                self._batcher.advance(reply, 1)
+                self._num_accepted += 1
+            elif reply.place >= 0:
+                reply.proposals.clear()
+                refuted = reply
+
+    def _emit(self, reply: Reply, choice: Choice) -> None:
+        reason = reply.append(choice.token)
+        scores = tuple(reply.prompt_logprobs) if reply.request.prompt_logprobs is not None and reply.num_drawn == 1 else None
+        event = Event(reply.request_id, choice.token, choice.logprob, reason, reply.index, choice.top_logprobs, scores)
+        self._streamed.get(reply.request_id, self._events).append(event)
+        self._num_generated += 1
+        if reason is not None:
+            self._end(reply)
+
+    def _fail(self, reply: Reply, failure: Exception) -> None:
+        """End a reply's whole request with an error; nothing happens if that was done for another of its replies."""
+        replies = list(self._active.get(reply.request_id, ()))
+        if replies:
+            event = Event(reply.request_id, -1, None, "error", reply.index, error=failure)
+            self._streamed.get(reply.request_id, self._events).append(event)
+            self._forks.pop(reply.request_id, None)
+            for each in replies:
+                self._end(each)
+
+    def _end(self, reply: Reply) -> None:
+        self._batcher.finish(reply)
+        unfinished = self._active[reply.request_id]
+        unfinished.remove(reply)
+        waiting = self._forks.get(reply.request_id, [])
+        if reply in waiting:
+            waiting.remove(reply)
+        elif waiting:  # the one that would have read the prompt for them is gone
+            self._batcher.add(self._forks.pop(reply.request_id))
+        if not unfinished:
+            del self._active[reply.request_id]
+
+    def _propose(self) -> None:
+        assert self.speculation is not None
+        rooms: dict[Reply, int] = {}
+        for reply in self._batcher.running:
+            wanted = min(self.speculation.num_tokens, reply.num_new_tokens - reply.num_drawn - 1)
+            if reply.num_pending == 1 and (room := self._batcher.reserve(reply, wanted)):
+                rooms[reply] = room
+        self.speculation.propose(rooms, self._chooser)
+        self._num_proposed += sum(len(reply.proposals) for reply in rooms)

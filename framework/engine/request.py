@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from framework.engine.constraint import Constraint
 from framework.errors import RequestError
@@ -81,7 +81,8 @@ class Request:
         return min(self.max_new_tokens, room)
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Event:
     """One token of a reply.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.networks.cache import Cache
+from framework.networks.cache import View
 from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
 
@@ -37,20 +37,17 @@ def rotate(heads_BTHQ: Tensor, by: Rotation) -> Tensor:
     return turned.to(heads_BTHQ.dtype)
 
 
-def attention_mask(num_queries: int, num_keys: int, documents_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
-    """Which keys each query sees, bool [B or 1, 1, T, S]; None where SDPA's own causal mode or no mask at all says the same.
-
-    The queries are the last T of the S tokens. (SDPA's `is_causal` counts from the first key instead: wrong as soon as T < S.)
-    """
-    if window is not None and window >= num_keys:
+def attention_mask(num_tokens: int, documents_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+    """Which tokens each token sees, bool [B or 1, 1, T, T]; None where SDPA's own causal mode says the same."""
+    if window is not None and window >= num_tokens:
         window = None
-    if documents_BT is None and window is None and num_queries in (1, num_keys):
+    if documents_BT is None and window is None:
         return None
-    query_T1 = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
-    key_S = torch.arange(num_keys, device=device)
-    mask = key_S <= query_T1
+    query_T1 = torch.arange(num_tokens, device=device)[:, None]
+    key_T = torch.arange(num_tokens, device=device)
+    mask = key_T <= query_T1
     if window is not None:
-        mask = mask & (key_S > query_T1 - window)
+        mask = mask & (key_T > query_T1 - window)
     if documents_BT is not None:
         mask = mask & (documents_BT[:, :, None] == documents_BT[:, None, :])
     return mask[:, None] if mask.ndim == 3 else mask[None, None]
@@ -66,15 +63,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(self.num_heads * self.head_width, shape.width, bias=shape.out_bias)
         self.query_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
         self.key_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
-        self.dropout = shape.dropout
+        self.dropout, self.window = shape.dropout, shape.sliding_window
 
-    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None, layer: int) -> Tensor:
         """Attention's output before the residual sum, [B, T, D].
 
         Args:
             hidden_BTD: normalised hidden states of the new tokens.
             turn: from `rotation`; None leaves positions out.
-            mask: from `attention_mask`.
+            mask: from `attention_mask`; None with a cache, which knows what each token sees.
             cache: keys and values of earlier tokens, extended by these.
             layer: this block's number in the cache.
         """
@@ -89,16 +86,21 @@ class Attention(nn.Module):
                 query, key = self.query_norm(query), self.key_norm(key)
             if turn is not None:
                 query, key = rotate(query, turn), rotate(key, turn)
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if cache is not None:
-            key, value = cache.extend(layer, key, value)
+            mixed_BTHQ = cache.attend(layer, query, key, value, self.window)
+        else:
+            mixed_BTHQ = self._attend(query, key, value, mask)
+        return F.dropout(self.out(mixed_BTHQ.flatten(2)), self.dropout, self.training)
+
+    def _attend(self, query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = (heads.transpose(1, 2) for heads in (query_BTHQ, key_BTKQ, value_BTKQ))
         mixed_BHTQ = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and query.shape[2] > 1,
-            enable_gqa=heads != kv_heads,
+            is_causal=mask is None,
+            enable_gqa=self.num_heads != self.num_kv_heads,
         )
-        return F.dropout(self.out(mixed_BHTQ.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return mixed_BHTQ.transpose(1, 2)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from framework.networks.cache import Cache
+from framework.networks.cache import BLOCK_TOKENS, Cache, View
 
 Role = Literal["matrix", "embedding", "vector"]
 
@@ -33,15 +33,15 @@ class Network(nn.Module, ABC):
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: View | None = None,
     ) -> Tensor:
         """Hidden states after the final norm, [B, T, D].
 
         Args:
             ids_BT: token ids.
-            positions_BT: position of each token in its sequence; None counts from 0 (from the cache's lengths with a cache).
+            positions_BT: position of each token in its sequence; None counts from 0, with a cache from what it holds.
             documents_BT: a token attends only to earlier tokens with the same number; None lets it attend to all earlier ones.
-            cache: keys and values of earlier tokens, extended in place by these T tokens.
+            cache: the sequences that these tokens, [1, T], go on with, one after the other; their keys and values are stored.
         """
 
     @property
@@ -61,8 +61,8 @@ class Network(nn.Module, ABC):
         A model directory keeps them. What only says how the network is run (compiled, checkpointed) may be left out.
         """
 
-    def new_cache(self, batch_size: int, length: int) -> Cache | None:
-        """An empty cache for `batch_size` sequences of up to `length` tokens; None for a network that cannot use one."""
+    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
+        """Memory for the keys and values of `num_blocks` blocks of tokens; None for a network that cannot use one."""
         return None
 
     def roles(self) -> dict[str, Role]:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from framework.networks.attention import Attention, Rotation, attention_mask, rotation
 from framework.networks.base import Network, Role
-from framework.networks.cache import Cache
+from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.feedforward import FeedForward
 from framework.networks.initialise import initialise
 from framework.networks.norm import Norm
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.feedforward_norm = Norm(shape, shape.width)
         self.feedforward = FeedForward(shape)
 
-    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
         hidden_BTD = hidden_BTD + self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer)
         hidden_BTD = hidden_BTD + self.feedforward(self.feedforward_norm(hidden_BTD))
         return hidden_BTD
@@ -91,24 +91,22 @@ class Transformer(Network):
         ids_BT: Tensor,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: View | None = None,
     ) -> Tensor:
-        seen = 0 if cache is None else cache.length
         num_tokens = ids_BT.shape[1]
-        if seen + num_tokens > self.context_length:
-            raise ValueError(f"{seen + num_tokens} tokens are more than the context length {self.context_length}")
+        longest = num_tokens if cache is None else cache.end
+        if longest > self.context_length:
+            raise ValueError(f"{longest} tokens are more than the context length {self.context_length}")
         if cache is not None and documents_BT is not None:
             raise ValueError("a cache holds one document a sequence: documents_BT cannot be given with it")
         if positions_BT is None:
-            positions_BT = torch.arange(seen, seen + num_tokens, device=ids_BT.device)[None]
+            positions_BT = torch.arange(num_tokens, device=ids_BT.device)[None] if cache is None else cache.positions_BT
         hidden_BTD = self._embed(ids_BT, positions_BT)
-        mask = attention_mask(num_tokens, seen + num_tokens, documents_BT, self.shape.sliding_window, ids_BT.device)
+        mask = None if cache is not None else attention_mask(num_tokens, documents_BT, self.shape.sliding_window, ids_BT.device)
         turn = None
         if self.shape.positions == "rotary":
             turn = rotation(positions_BT, self.shape.query_width, self.shape.rotary_theta, hidden_BTD.dtype)
         hidden_BTD = self._run_blocks(hidden_BTD, turn, mask, cache)
-        if cache is not None:
-            cache.advance(num_tokens)
         normalised: Tensor = self.norm(hidden_BTD)
         return normalised
 
@@ -118,7 +116,7 @@ class Transformer(Network):
             hidden_BTD = hidden_BTD + self.position_embedding(positions_BT)
         return F.dropout(hidden_BTD, self.shape.dropout, self.training)
 
-    def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         with torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext():
@@ -134,9 +132,9 @@ class Transformer(Network):
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return weight if self.num_rows == self.vocab_size else weight[: self.vocab_size]
 
-    def new_cache(self, batch_size: int, length: int) -> Cache:
-        weight, shape = self.embedding.weight, self.shape
-        return Cache(shape.num_layers, batch_size, shape.kv_heads, length, shape.query_width, weight.dtype, weight.device)
+    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache:
+        weight, shape = self.norm.weight, self.shape
+        return Cache(shape.num_layers, num_blocks, shape.kv_heads, shape.query_width, weight.dtype, weight.device, block_tokens)
 
     @property
     def init_args(self) -> dict[str, Any]:

@@ -26,17 +26,28 @@ class History(NamedTuple):
 class Sampler(ABC):
     """Reshapes the next token's distribution. Settings that change nothing return the very logits they were given.
 
+    The attributes are facts about an instance that spare the engine work; the defaults are always right.
+
     Attributes:
-        looks_back: whether the history is read; false spares the engine making it, and lets it hand over fewer than V candidates
-            (columns in the order of their ids, the excluded ones left out).
+        looks_back: whether the history is read; false spares the engine making it.
+        needs_vocabulary: whether column i must be token i. Where this and `looks_back` are false, the engine may hand over fewer
+            columns: in the order of their ids, with some or all of the excluded tokens left out.
+        changes_nothing: whether its settings leave all logits as they are; the engine leaves it out.
+        is_greedy: whether only the best token stays, the lowest id where several tie; the engine needs no probabilities then.
     """
 
     looks_back: bool = True
+    needs_vocabulary: bool = False
+    changes_nothing: bool = False
+    is_greedy: bool = False
 
     @classmethod
     def together(cls, samplers: Sequence[Self]) -> Sampler | None:
         """One sampler that treats row i as `samplers[i]` would, to the bit; None: the engine calls each of them for its rows."""
         return None
+
+    def check(self, vocab_size: int) -> None:  # noqa: B027: most settings fit every vocabulary
+        """Raises RequestError for settings that a vocabulary of this size cannot serve; asked once for each request."""
 
     @abstractmethod
     def __call__(self, logits_BV: Tensor, history: History) -> Tensor:

@@ -53,15 +53,27 @@ def check_is_causal(build: Build) -> None:
 
 
 def check_cache_changes_nothing(build: Build) -> None:
-    """Tokens given in pieces with a cache have the hidden states they have in one piece. Networks without a cache pass."""
+    """Tokens given in pieces with a cache have the hidden states they have in one piece, whatever goes through beside them.
+
+    Two sequences go through the cache together, in pieces of different lengths, their blocks lying in any order. Networks without a
+    cache pass.
+    """
     network, ids_BT = _network(build), _ids()
     whole = network(ids_BT)
-    for pieces in ([1] * CONTEXT_LENGTH, [7, 1, 1, 9, 6], [CONTEXT_LENGTH]):
-        cache = network.new_cache(ids_BT.shape[0], CONTEXT_LENGTH)
+    for pieces in ([(1, 1)] * CONTEXT_LENGTH, [(7, 1), (1, 15), (1, 1), (9, 6), (6, 1)], [(CONTEXT_LENGTH, CONTEXT_LENGTH)]):
+        cache = network.new_cache(num_blocks=12, block_tokens=4)
         if cache is None:
             return
-        parts = [network(piece_BT, cache=cache) for piece_BT in ids_BT.split(pieces, dim=1)]  # type: ignore[no-untyped-call]
-        _assert_close(torch.cat(parts, dim=1), whole, f"pieces of {pieces} tokens through the cache")
+        tables_RM = torch.tensor([[3, 12, 1, 7, 5, 9], [2, 4, 11, 6, 8, 10]], dtype=torch.int32)
+        lengths = [0, 0]
+        for counts in pieces:
+            spans = [slice(length, length + count) for length, count in zip(lengths, counts)]
+            view = cache.view(tables_RM, lengths, counts)
+            new_1T = torch.cat([row_T[span] for row_T, span in zip(ids_BT, spans)])[None]
+            found = network(new_1T, cache=view)
+            expected = torch.cat([row_TD[span] for row_TD, span in zip(whole, spans)])[None]
+            _assert_close(found, expected, f"pieces of {pieces} tokens through the cache")
+            lengths = [span.stop for span in spans]
 
 
 def check_documents_are_apart(build: Build) -> None:

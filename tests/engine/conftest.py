@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from framework.networks.base import Network
-from framework.networks.cache import Cache
+from framework.networks.cache import View
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer
 
-VOCAB_SIZE, CONTEXT_LENGTH = 31, 24
+VOCAB_SIZE, CONTEXT_LENGTH = 31, 72
 
 
 class Plain(Network):
@@ -27,7 +27,7 @@ class Plain(Network):
         self.forward_lengths: list[int] = []
 
     def forward(
-        self, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None, cache: Cache | None = None
+        self, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None, cache: View | None = None
     ) -> Tensor:
         self.forward_lengths.append(ids_BT.shape[1])
         steps = torch.arange(1, ids_BT.shape[1] + 1)[:, None]
@@ -45,7 +45,7 @@ class Plain(Network):
         return 6 * self.num_parameters()
 
 
-def make(name: str) -> Network:
+def _make(name: str) -> Network:
     """A network whose distributions are neither flat nor certain."""
     torch.manual_seed(0)
     shapes = {
@@ -81,4 +81,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=["learned", "rotary", "plain"])
 def network(request: pytest.FixtureRequest) -> Network:
-    return make(request.param)
+    return _make(request.param)
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[[str], Network]:
+    """A network by its name, the same each time."""
+    return _make

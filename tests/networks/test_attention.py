@@ -23,31 +23,26 @@ def allowed(query: int, key: int, documents: list[int] | None, window: int | Non
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 6, 99])
-@pytest.mark.parametrize(("num_queries", "documents"), [(1, None), (2, None), (6, None), (6, [0, 0, 1, 1, 1, 2])])
-def test_mask_is_its_definition(num_queries: int, documents: list[int] | None, window: int | None) -> None:
-    num_keys = 6
-    mask = attention_mask(num_queries, num_keys, None if documents is None else torch.tensor([documents]), window, CPU)
-    queries = range(num_keys - num_queries, num_keys)
-    expected = torch.tensor([[allowed(query, key, documents, window) for key in range(num_keys)] for query in queries])
-    if mask is None:  # SDPA's own mode, which counts from the first key, or no mask
-        mask = torch.ones(num_queries, num_keys, dtype=torch.bool).tril() if num_queries > 1 else torch.ones(1, num_keys, dtype=torch.bool)
-    assert torch.equal(mask.reshape(num_queries, num_keys), expected)
+@pytest.mark.parametrize("documents", [None, [0, 0, 1, 1, 1, 2]])
+def test_mask_is_its_definition(documents: list[int] | None, window: int | None) -> None:
+    mask = attention_mask(6, None if documents is None else torch.tensor([documents]), window, CPU)
+    expected = torch.tensor([[allowed(query, key, documents, window) for key in range(6)] for query in range(6)])
+    if mask is None:  # SDPA's own mode
+        mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    assert torch.equal(mask.reshape(6, 6), expected)
 
 
 def test_sdpa_counts_causality_from_the_first_key() -> None:
-    """TRAP-36, and why a cached piece gets a mask: one query over five keys would see the first key only."""
+    """TRAP-36, and why tokens behind a cache get a mask of their own: one query over five keys would see the first key only."""
     value = torch.eye(5)[None, None]
     seen = F.scaled_dot_product_attention(torch.zeros(1, 1, 1, 5), torch.zeros(1, 1, 5, 5), value, is_causal=True)
     assert seen.flatten().tolist() == [1, 0, 0, 0, 0]
-    mask = attention_mask(2, 5, None, None, CPU)
-    assert mask is not None
-    assert mask.sum(-1).flatten().tolist() == [4, 5]
 
 
 def test_no_row_of_a_mask_is_empty() -> None:
     """TRAP-37: a row that sees nothing would be NaN; every token sees at least itself."""
     documents_BT = torch.tensor([[-1, -1, 4, 4, 0]])
-    mask = attention_mask(5, 5, documents_BT, 1, CPU)
+    mask = attention_mask(5, documents_BT, 1, CPU)
     assert mask is not None
     assert bool(mask.any(-1).all())
 
@@ -86,7 +81,7 @@ def test_attention_is_the_sum_written_out(kv_heads: int, window: int | None) -> 
     attention = Attention(NetworkShape(1, 16, 4, num_kv_heads=kv_heads, head_width=6, positions="rotary")).double()
     hidden_BTD = torch.randn(1, 7, 16, dtype=torch.float64)
     by = rotation(torch.arange(7)[None], 6, 100.0, torch.float64)
-    found = attention(hidden_BTD, by, attention_mask(7, 7, None, window, CPU), None, 0)
+    found = attention(hidden_BTD, by, attention_mask(7, None, window, CPU), None, 0)
     torch.testing.assert_close(found[0], written_out(attention, hidden_BTD[0], 100.0, window), rtol=0, atol=1e-12)
 
 

@@ -221,8 +221,8 @@ def test_compiled_network_is_the_same_and_decodes_uncompiled() -> None:
     torch.testing.assert_close(network(ids_BT), plain(ids_BT), rtol=0, atol=1e-5)
     assert network.state_dict().keys() == plain.state_dict().keys()
     with torch.no_grad():
-        cache = network.new_cache(1, 16)
-        pieces = torch.cat([network(ids_BT[:, t : t + 1], cache=cache) for t in range(16)], dim=1)
+        cache, table = network.new_cache(1), torch.tensor([[1]], dtype=torch.int32)
+        pieces = torch.cat([network(ids_BT[:, t : t + 1], cache=cache.view(table, [t], [1])) for t in range(16)], dim=1)
     torch.testing.assert_close(pieces, plain(ids_BT), rtol=0, atol=1e-5)
 
 
@@ -252,12 +252,14 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     network = Transformer(SMALL, 50, 8)
     with pytest.raises(ValueError, match=r"9 tokens .* context length 8"):
         network(torch.zeros(1, 9, dtype=torch.long))
-    cache = network.new_cache(1, 8)
-    network(torch.zeros(1, 5, dtype=torch.long), cache=cache)
+    cache, table = network.new_cache(1), torch.tensor([[1]], dtype=torch.int32)
+    network(torch.zeros(1, 5, dtype=torch.long), cache=cache.view(table, [0], [5]))
     with pytest.raises(ValueError, match=r"9 tokens .* context length 8"):
-        network(torch.zeros(1, 4, dtype=torch.long), cache=cache)
+        network(torch.zeros(1, 4, dtype=torch.long), cache=cache.view(table, [5], [4]))
     with pytest.raises(ValueError, match="documents_BT"):
-        network(torch.zeros(1, 1, dtype=torch.long), documents_BT=torch.zeros(1, 1), cache=cache)
+        network(torch.zeros(1, 1, dtype=torch.long), documents_BT=torch.zeros(1, 1), cache=cache.view(table, [5], [1]))
+    with pytest.raises(ValueError, match="1 blocks of 16 tokens"):
+        cache.view(table, [16], [1])
 
 
 def test_init_args_build_the_network_again() -> None:

@@ -1,0 +1,118 @@
+"""The network's side of a round: rows of replies in, hidden states of their new tokens out.
+
+Shape legend: P places, M blocks of a place, R rows, T new tokens of all rows one row after the other, D model width, L tokens of a place.
+Owns the cache's memory and, for each place, the table of its blocks and its tokens. Must not know samplers, or why a row is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from framework.engine.batcher import Row
+from framework.engine.reply import Reply
+from framework.networks.base import Network
+from framework.networks.cache import BLOCK_TOKENS
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs rounds on one network. Without a cache (the network has none) each row costs a pass over its whole sequence.
+
+    Args:
+        network: as it is; never changed.
+        max_running: places.
+        num_blocks: of the cache.
+    """
+
+    def __init__(self, network: Network, max_running: int, num_blocks: int) -> None:
+        self.network, self.block_tokens = network, BLOCK_TOKENS
+        with torch.inference_mode():
+            self.cache = network.new_cache(num_blocks, self.block_tokens)
+        if self.cache is None:
+            log.warning("%s has no cache: every token costs a pass over the whole sequence", type(network).__name__)
+        self._tables_PM = torch.zeros(max_running, -(-network.context_length // self.block_tokens), dtype=torch.int32)
+        self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
+        self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
+        self._parameters: list[Tensor] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids go in and hidden states come out."""
+        return next(self.network.parameters()).device
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Hidden states of the rows' new tokens, [T, D]; their keys and values are in the cache then."""
+        with evaluating(self.network):
+            return self._alone(rows) if self.cache is None else self._together(rows)
+
+    def logits(self, hidden_BD: Tensor) -> Tensor:
+        """Logits over the vocabulary, [B, V]."""
+        with evaluating(self.network):
+            return self.network.logits(hidden_BD)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Let a block hold what another one holds."""
+        if self.cache is not None:
+            self.cache.copy_block(source, target)
+
+    def weights(self) -> tuple[tuple[int, int], ...]:
+        """Changes whenever a weight does, through an optimizer, a loaded state or a replaced tensor (not through `.data`)."""
+        parameters = self._parameters or list(self.network.parameters())
+        return tuple((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters)
+
+    def look_again(self) -> None:
+        """The network's parameters may be other ones now."""
+        self._parameters = list(self.network.parameters())
+
+    def _together(self, rows: Sequence[Row]) -> Tensor:
+        assert self.cache is not None
+        for row in rows:
+            self._update_table(row.reply)
+        places_R = torch.tensor([row.reply.place for row in rows])
+        width = max(len(row.reply.blocks) for row in rows)
+        lengths, counts = [row.reply.num_held for row in rows], [row.num_tokens for row in rows]
+        view = self.cache.view(self._tables_PM[places_R, :width], lengths, counts)
+        ids = [token for row in rows for token in new_tokens(row)]
+        hidden_BTD: Tensor = self.network(torch.tensor([ids], device=self.device), cache=view)
+        return hidden_BTD[0]
+
+    def _alone(self, rows: Sequence[Row]) -> Tensor:
+        hidden_TD = []
+        for row in rows:
+            ids = row.reply.tokens[: row.reply.num_held] + new_tokens(row)
+            hidden_TD.append(self.network(torch.tensor([ids], device=self.device))[0, -row.num_tokens :])
+        return torch.cat(hidden_TD)
+
+    def _update_table(self, reply: Reply) -> None:
+        shown, count = self._entered[reply.place]
+        if shown is not reply.blocks:  # another reply, or one that runs anew
+            count = 0
+        if count < len(reply.blocks):
+            self._tables[reply.place, count : len(reply.blocks)] = reply.blocks[count:]
+            self._entered[reply.place] = reply.blocks, len(reply.blocks)
+
+
+def new_tokens(row: Row) -> list[int]:
+    """The tokens of a row that the network has yet to see, in order."""
+    reply = row.reply
+    tokens = reply.tokens[reply.num_held : reply.num_held + row.num_tokens]
+    return tokens + reply.proposals[: row.num_tokens - len(tokens)]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in, frozen ones included."""
+    training = [module for module in network.modules() if module.training] if network.training else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,119 @@
+// Vectors of floats in GCC's portable notation: one source for AVX-512, AVX2, SSE and NEON.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int TILE_ROWS = 6;  // activation rows of one tile: 4 x 6 sums and what feeds them fit into 32 registers
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+constexpr int TILE_ROWS = 2;
+#else
+constexpr int LANES = 4;
+constexpr int TILE_ROWS = 4;
+#endif
+constexpr int TILE_COLUMNS = 4;  // weight rows of one tile
+
+typedef float Lanes __attribute__((vector_size(LANES * 4)));
+typedef int32_t IntLanes __attribute__((vector_size(LANES * 4)));
+typedef uint32_t WordLanes __attribute__((vector_size(LANES * 4)));
+typedef uint16_t HalfLanes __attribute__((vector_size(LANES * 2)));
+typedef float Four __attribute__((vector_size(16)));
+
+struct BFloat16 {
+    uint16_t bits;  // the upper half of a float
+};
+
+inline float widen(float number) { return number; }
+
+inline float widen(BFloat16 number) {
+    const uint32_t bits = uint32_t(number.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+template <typename Vector, typename Number>
+inline Vector read(const Number* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline Lanes load(const float* from) { return read<Lanes>(from); }
+
+inline Lanes load(const BFloat16* from) {
+#if defined(__AVX512F__)
+    const WordLanes words = (WordLanes)_mm512_cvtepu16_epi32((__m256i)read<HalfLanes>(from));  // GCC 12 takes five instructions for this one
+#else
+    const WordLanes words = __builtin_convertvector(read<HalfLanes>(from), WordLanes);
+#endif
+    return (Lanes)(words << 16);
+}
+
+// Holds a vector in a register. GCC likes to read it from memory again at each use, and then loads are what limits a tile.
+inline Lanes hold(Lanes lanes) {
+#if defined(__x86_64__)
+    asm("" : "+v"(lanes));
+#elif defined(__aarch64__)
+    asm("" : "+w"(lanes));
+#endif
+    return lanes;
+}
+
+inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+// the first `count` numbers, then zeros
+template <typename Number>
+inline Lanes load_some(const Number* from, int count) {
+    Number numbers[LANES] = {};
+    std::memcpy(numbers, from, count * sizeof(Number));
+    return load(numbers);
+}
+
+// Adds the lanes up to four, always in the same order.
+inline Four fold(Lanes lanes) {
+    Four parts[LANES / 4];
+    std::memcpy(parts, &lanes, sizeof lanes);
+    if constexpr (LANES == 16) return (parts[0] + parts[2]) + (parts[1] + parts[3]);
+    if constexpr (LANES == 8) return parts[0] + parts[1];
+    return parts[0];
+}
+
+// The sums of four vectors, each added up in the same order.
+inline Four sums(Lanes first, Lanes second, Lanes third, Lanes fourth) {
+    typedef int32_t Order __attribute__((vector_size(16)));
+    const Four a = fold(first), b = fold(second), c = fold(third), d = fold(fourth);
+    const Four ab = __builtin_shuffle(a, b, (Order){0, 4, 1, 5}) + __builtin_shuffle(a, b, (Order){2, 6, 3, 7});
+    const Four cd = __builtin_shuffle(c, d, (Order){0, 4, 1, 5}) + __builtin_shuffle(c, d, (Order){2, 6, 3, 7});
+    return __builtin_shuffle(ab, cd, (Order){0, 1, 4, 5}) + __builtin_shuffle(ab, cd, (Order){2, 3, 6, 7});
+}
+
+inline float sum(Lanes lanes) {
+    const Four four = fold(lanes);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// e^x to 2 ulp for x <= 88, 0 below -87 (Cephes: 2^n times a polynomial of the rest)
+inline Lanes exponential(Lanes x) {
+    const Lanes low = Lanes{} - 87.0f;
+    const IntLanes vanishes = x < low;
+    x = vanishes ? low : x;
+    const Lanes shifter = Lanes{} + 12582912.0f;  // 1.5 x 2^23: adding it rounds to a whole number
+    const Lanes n = (x * 1.44269504088896341f + shifter) - shifter;
+    const Lanes r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Lanes y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    y *= (Lanes)((__builtin_convertvector(n, IntLanes) + 127) << 23);
+    return vanishes ? Lanes{} : y;
+}
