@@ -56,7 +56,7 @@ def draw(distribution: Distribution, uniforms_B: Tensor) -> tuple[Tensor, Tensor
     Returns:
         tokens_B, int64; valid_B, bool: false where there is no distribution (a NaN, infinity or nothing but -inf), whose token is 0.
     """
-    logits_BC, ids_BC, vocab_size = distribution
+    logits_BC, ids_BC, _ = distribution
     if ids_BC is not None and ids_BC.shape[-1] == 1:
         valid_B = logits_BC[:, 0].isfinite()
         return ids_BC[:, 0].where(valid_B, 0), valid_B
@@ -84,7 +84,7 @@ def _weights(distribution: Distribution) -> Tensor:
         weights = logits_BC.new_full(shape, -math.inf)
         torch.sub(logits_BC, best_B1, out=weights[:, :vocab_size])
         weights.exp_()
-    return weights.unflatten(-1, (num_chunks, CHUNK_SIZE))
+    return weights.view(-1, num_chunks, CHUNK_SIZE)
 
 
 def _fall(cumulative_BG: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:

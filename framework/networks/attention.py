@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.networks.cache import View
+from framework.networks.linear import Linear
 from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
 
@@ -59,8 +60,8 @@ class Attention(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.kv_heads, shape.query_width
-        self.qkv = nn.Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width, bias=shape.qkv_bias)
-        self.out = nn.Linear(self.num_heads * self.head_width, shape.width, bias=shape.out_bias)
+        self.qkv = Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width, bias=shape.qkv_bias)
+        self.out = Linear(self.num_heads * self.head_width, shape.width, bias=shape.out_bias)
         self.query_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
         self.key_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
         self.dropout, self.window = shape.dropout, shape.sliding_window

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
+from framework.networks.linear import linear
 
 Role = Literal["matrix", "embedding", "vector"]
 
@@ -51,7 +52,7 @@ class Network(nn.Module, ABC):
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Logits over the vocabulary, [B, T, V] (any leading shape); rows that pad the embedding do not appear."""
-        return hidden_BTD @ self.head_weight_VD.T
+        return linear(hidden_BTD, self.head_weight_VD)
 
     @property
     @abstractmethod

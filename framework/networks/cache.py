@@ -1,7 +1,8 @@
 """Keys and values of the tokens a network has seen, in memory allocated once and handed out in blocks.
 
 Shape legend: L layers, S slots (a slot holds one token), K key-value heads, H query heads, Q head width; R sequences of a forward,
-M blocks of the longest of them, T their new tokens one sequence after the other, C new tokens of each sequence of a group.
+M blocks of the longest of them, T their new tokens one sequence after the other, N some of those, C new tokens of each sequence of
+a group.
 A network writes the new tokens' keys and values and attends to all of their sequence. Must not know ids, requests or samplers.
 """
 
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from framework.networks.kernels import calls
 
 BLOCK_TOKENS = 16
 FEW_TOKENS = 16  # sequences with at most so many new tokens go through the kernel together; more suit a matrix product each
@@ -44,7 +47,7 @@ class Cache:
         self.values_LSKQ = torch.empty(shape, dtype=dtype, device=device)
         for memory in (self.keys_LSKQ, self.values_LSKQ):
             memory[:, :block_tokens] = 0.0  # weighted with 0 it must not make a NaN
-        self.num_blocks, self.block_tokens = num_blocks, block_tokens
+        self.num_blocks, self.block_tokens, self.device = num_blocks, block_tokens, self.keys_LSKQ.device
 
     def view(self, tables_RM: Tensor, lengths: Sequence[int], counts: Sequence[int]) -> View:
         """What one forward writes and reads.
@@ -63,18 +66,64 @@ class Cache:
             memory[:, target * size : (target + 1) * size] = memory[:, source * size : (source + 1) * size]
 
 
+class Few(NamedTuple):
+    """New tokens that go through the kernel, one by one: those of sequences with few of them.
+
+    Attributes:
+        tokens_N: their places among the T new tokens.
+        tables_RM, rows_N, positions_N, block_tokens: as the kernel has them.
+    """
+
+    tokens_N: Tensor
+    tables_RM: Tensor
+    rows_N: Tensor
+    positions_N: Tensor
+    block_tokens: int
+
+    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
+        """What these tokens read, [N, H, Q]."""
+        query = query_NHQ.float().contiguous()
+        mixed = calls.attend(query, keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window)
+        return mixed.to(query_NHQ.dtype)
+
+
 class Group(NamedTuple):
     """Sequences of a forward with the same number of new tokens C.
 
     Attributes:
-        tokens_RC: their places among the T new tokens.
+        tokens_N: their places among the T new tokens, [R C].
         slots_RS: the slots of all their tokens, padded with slot 0.
         positions_RC: positions of the new tokens.
     """
 
-    tokens_RC: Tensor
+    tokens_N: Tensor
     slots_RS: Tensor
     positions_RC: Tensor
+
+    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
+        """What these tokens read, [N, H, Q]."""
+        query_RHCQ = query_NHQ.unflatten(0, self.positions_RC.shape).transpose(1, 2)
+        keys_RKSQ, values_RKSQ = (memory[self.slots_RS].transpose(1, 2) for memory in (keys_SKQ, values_SKQ))
+        key_S = torch.arange(self.slots_RS.shape[1], device=query_NHQ.device)
+        mask_RCS = key_S <= self.positions_RC[:, :, None]
+        if window is not None:
+            mask_RCS = mask_RCS & (key_S > self.positions_RC[:, :, None] - window)
+        mixed_RHCQ = F.scaled_dot_product_attention(
+            query_RHCQ, keys_RKSQ, values_RKSQ, attn_mask=mask_RCS[:, None], enable_gqa=query_NHQ.shape[1] != keys_SKQ.shape[1]
+        )
+        return mixed_RHCQ.transpose(1, 2).flatten(0, 1)
+
+
+def can_attend(query: Tensor, keys: Tensor) -> bool:
+    """Whether the kernel takes these."""
+    return (
+        query.is_cpu
+        and query.dtype == keys.dtype
+        and query.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and calls.available()
+    )
 
 
 class View:
@@ -90,15 +139,15 @@ class View:
         self.end = max(length + count for length, count in zip(lengths, counts))
         if self.end > tables_RM.shape[1] * cache.block_tokens:
             raise ValueError(f"the tables have {tables_RM.shape[1]} blocks of {cache.block_tokens} tokens and a sequence has {self.end} tokens")
+        self._lengths, self._counts = lengths, counts
         counts_R = torch.tensor(counts)
         self._rows_T = torch.repeat_interleave(counts_R)
         first_R = torch.tensor(lengths) - (counts_R.cumsum(0) - counts_R)
-        positions_T = torch.arange(len(self._rows_T)) + first_R[self._rows_T]
-        blocks_T = tables_RM[self._rows_T, positions_T // cache.block_tokens].long()
-        device = cache.keys_LSKQ.device
-        self._slots_T = (blocks_T * cache.block_tokens + positions_T % cache.block_tokens).to(device)
-        self.positions_BT = positions_T[None].to(device)
-        self._groups = [self._group(positions_T, lengths, counts, count) for count in sorted(set(counts))]
+        self._positions_T = torch.arange(len(self._rows_T)) + first_R[self._rows_T]
+        blocks_T = tables_RM[self._rows_T, self._positions_T // cache.block_tokens].long()
+        self._slots_T = (blocks_T * cache.block_tokens + self._positions_T % cache.block_tokens).to(cache.device)
+        self.positions_BT = self._positions_T[None].to(cache.device)
+        self._parts: list[Few | Group] | None = None  # made for the first layer, the same for all
 
     def attend(self, layer: int, query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor, window: int | None = None) -> Tensor:
         """Store the new tokens' keys and values of a layer; what each token reads from its sequence up to itself, [1, T, H, Q].
@@ -111,35 +160,33 @@ class View:
         keys_SKQ, values_SKQ = self.cache.keys_LSKQ[layer], self.cache.values_LSKQ[layer]
         keys_SKQ.index_copy_(0, self._slots_T, key_BTKQ[0])
         values_SKQ.index_copy_(0, self._slots_T, value_BTKQ[0])
-        if len(self._groups) == 1:
-            return _attend(self._groups[0], query_BTHQ[0], keys_SKQ, values_SKQ, window)[None]
+        if self._parts is None:
+            self._parts = self._split(query_BTHQ)
+        if len(self._parts) == 1:
+            return self._parts[0].attend(query_BTHQ[0], keys_SKQ, values_SKQ, window)[None]
         mixed_THQ = torch.empty_like(query_BTHQ[0])
-        for group in self._groups:
-            mixed_THQ[group.tokens_RC.flatten()] = _attend(group, query_BTHQ[0], keys_SKQ, values_SKQ, window)
+        for part in self._parts:
+            mixed_THQ[part.tokens_N] = part.attend(query_BTHQ[0, part.tokens_N], keys_SKQ, values_SKQ, window)
         return mixed_THQ[None]
 
-    def _group(self, positions_T: Tensor, lengths: Sequence[int], counts: Sequence[int], count: int) -> Group:
-        rows = [row for row, value in enumerate(counts) if value == count]
+    def _split(self, query_BTHQ: Tensor) -> list[Few | Group]:
+        """Sequences with few new tokens for the kernel, where it can be had; the others by their number of new tokens."""
+        few = FEW_TOKENS if can_attend(query_BTHQ, self.cache.keys_LSKQ) else 0
+        parts: list[Few | Group] = []
+        if any(count <= few for count in self._counts):
+            tokens_N = torch.tensor([count <= few for count in self._counts])[self._rows_T].nonzero()[:, 0]
+            numbers = (self._rows_T[tokens_N].int(), self._positions_T[tokens_N].int())
+            parts.append(Few(tokens_N, self._tables_RM.contiguous(), *numbers, self.cache.block_tokens))
+        return parts + [self._group(count) for count in sorted(set(self._counts)) if count > few]
+
+    def _group(self, count: int) -> Group:
+        rows = [row for row, value in enumerate(self._counts) if value == count]
         rows_R = torch.tensor(rows)
-        tokens_RC = torch.isin(self._rows_T, rows_R).nonzero().view(-1, count)
-        ends_R1 = torch.tensor([[lengths[row] + count] for row in rows])
+        tokens_N = torch.isin(self._rows_T, rows_R).nonzero()[:, 0]
+        ends_R1 = torch.tensor([[self._lengths[row] + count] for row in rows])
         size = self.cache.block_tokens
         position_S = torch.arange(int(ends_R1.max()))
         slots_RS = self._tables_RM[rows_R][:, position_S // size] * size + position_S % size
         slots_RS = torch.where(position_S < ends_R1, slots_RS, 0).long()
-        device = self.cache.keys_LSKQ.device
-        return Group(tokens_RC.to(device), slots_RS.to(device), positions_T[tokens_RC].to(device))
-
-
-def _attend(group: Group, query_THQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
-    """What the new tokens of a group read, [R C, H, Q]."""
-    query_RHCQ = query_THQ[group.tokens_RC].transpose(1, 2)
-    keys_RKSQ, values_RKSQ = (memory[group.slots_RS].transpose(1, 2) for memory in (keys_SKQ, values_SKQ))
-    key_S = torch.arange(group.slots_RS.shape[1], device=query_THQ.device)
-    mask_RCS = key_S <= group.positions_RC[:, :, None]
-    if window is not None:
-        mask_RCS = mask_RCS & (key_S > group.positions_RC[:, :, None] - window)
-    mixed_RHCQ = F.scaled_dot_product_attention(
-        query_RHCQ, keys_RKSQ, values_RKSQ, attn_mask=mask_RCS[:, None], enable_gqa=query_THQ.shape[1] != keys_SKQ.shape[1]
-    )
-    return mixed_RHCQ.transpose(1, 2).flatten(0, 1)
+        device = self.cache.device
+        return Group(tokens_N.to(device), slots_RS.to(device), self._positions_T[tokens_N].view(-1, count).to(device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from framework.networks.linear import Linear
 from framework.networks.shape import GATED, FeedForwardKind, NetworkShape
 
 
@@ -29,9 +30,9 @@ class FeedForward(nn.Module):
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.kind = shape.feedforward
-        self.up = nn.Linear(shape.width, shape.inner_width, bias=shape.feedforward_bias)
-        self.gate = nn.Linear(shape.width, shape.inner_width, bias=shape.feedforward_bias) if shape.feedforward in GATED else None
-        self.down = nn.Linear(shape.inner_width, shape.width, bias=shape.feedforward_bias)
+        self.up = Linear(shape.width, shape.inner_width, bias=shape.feedforward_bias)
+        self.gate = Linear(shape.width, shape.inner_width, bias=shape.feedforward_bias) if shape.feedforward in GATED else None
+        self.down = Linear(shape.inner_width, shape.width, bias=shape.feedforward_bias)
         self.dropout = shape.dropout
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:

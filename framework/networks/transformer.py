@@ -20,6 +20,7 @@ from framework.networks.base import Network, Role
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.feedforward import FeedForward
 from framework.networks.initialise import initialise
+from framework.networks.linear import Linear
 from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
 
@@ -79,7 +80,7 @@ class Transformer(Network):
             self.position_embedding = nn.Embedding(context_length, shape.width) if shape.positions == "learned" else None
             self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
             self.norm = Norm(shape, shape.width)
-            self.head = None if shape.tied_embeddings else nn.Linear(shape.width, self.num_rows, bias=False)
+            self.head = None if shape.tied_embeddings else Linear(shape.width, self.num_rows, bias=False)
         self.to_empty(device=device)
         initialise(self, shape.num_layers, vocab_size)
         if compile:

@@ -7,6 +7,7 @@ R sequences, M blocks of a sequence. Must not know networks or requests.
 from __future__ import annotations
 
 import ctypes
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,22 @@ def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     function = library.linear_float32 if weight_OI.dtype == torch.float32 else library.linear_bfloat16
     bias = None if bias_O is None else bias_O.data_ptr()
     function(x_NI.data_ptr(), weight_OI.data_ptr(), bias, out_NO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
+    return out_NO
+
+
+def quantized_linear(bits: Literal[8, 4], x_NI: Tensor, packed: Tensor, scales: Tensor, bias_O: Tensor | None, outputs: int) -> Tensor:
+    """x W^T + b in fp32, [N, O], with weights as `networks/quantized.py` packs them; x is rounded to 8 bits by row and group.
+
+    A row's result is the same bits whatever rows are beside it.
+    """
+    rows, inputs = x_NI.shape
+    out_NO = x_NI.new_empty(rows, outputs)
+    library = _library()
+    function = library.linear_int8 if bits == 8 else library.linear_int4
+    bias = None if bias_O is None else bias_O.data_ptr()
+    function(
+        x_NI.data_ptr(), packed.data_ptr(), scales.data_ptr(), bias, out_NO.data_ptr(), rows, inputs, outputs, torch.get_num_threads()
+    )
     return out_NO
 
 

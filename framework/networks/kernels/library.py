@@ -26,10 +26,13 @@ COMPILE_SECONDS = 120.0  # two are usual; a compiler that hangs must not hang ge
 
 POINTER, INTEGER, THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 LINEAR = [POINTER] * 4 + [INTEGER] * 3 + [THREADS]
+QUANTIZED = [POINTER] * 5 + [INTEGER] * 3 + [THREADS]
 ATTEND = [POINTER] * 7 + [INTEGER] * 7 + [THREADS]
 SIGNATURES = {
     "linear_float32": LINEAR,
     "linear_bfloat16": LINEAR,
+    "linear_int8": QUANTIZED,
+    "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
 }

@@ -17,9 +17,12 @@ namespace {
 constexpr int PANEL = 16;
 constexpr int STEP = 4;  // inputs of one byte product
 constexpr int ROWS = 8;  // activation rows that share one reading of the weights
+constexpr int64_t MOST_ROWS = 256;   // rounded rows stay in the second-level cache
+constexpr int64_t SMALL = 1 << 17;   // multiplications that one thread does sooner than two agree on them
 
 typedef float Floats __attribute__((vector_size(PANEL * 4)));
 typedef int32_t Integers __attribute__((vector_size(PANEL * 4)));
+typedef int8_t ByteLanes __attribute__((vector_size(LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(PANEL * STEP)));
 
 template <int BITS>
@@ -46,68 +49,75 @@ inline Floats scales_of(const BFloat16* scales) {
     return wide;
 }
 
-// The rows of a call, rounded; rows are innermost, so that a tile finds those of one step beside each other.
+// Some rows, rounded, in blocks of nearly equal numbers of rows; a block has the rows of one step beside each other.
 struct Activations {
-    int64_t rows, inputs, group, groups;
-    std::vector<int8_t> numbers;   // [group][step][row][4]
-    std::vector<float> scales;     // [group][row]
-    std::vector<int32_t> starts;   // [group][row]: what a sum of products with offset weights starts from
+    int64_t rows, inputs, groups, blocks;
+    std::vector<int8_t> numbers;  // [block][group][step][ROWS][STEP]
+    std::vector<float> scales;    // [block][group][ROWS]
+    std::vector<int32_t> starts;  // [block][group][ROWS]: what takes the weights' offset away
 
-    void prepare(int64_t num_rows, int64_t num_inputs, int64_t group_size) {
-        rows = num_rows, inputs = num_inputs, group = group_size, groups = (num_inputs + group_size - 1) / group_size;
-        numbers.resize(groups * group * rows);
-        scales.resize(groups * rows);
-        starts.resize(groups * rows);
+    void prepare(int64_t num_rows, int64_t num_inputs, int64_t group) {
+        rows = num_rows, inputs = num_inputs, groups = (num_inputs + group - 1) / group, blocks = (num_rows + ROWS - 1) / ROWS;
+        numbers.resize(blocks * groups * group * ROWS);
+        scales.resize(blocks * groups * ROWS);
+        starts.resize(blocks * groups * ROWS);
     }
 
-    void round_group(const float* x, int64_t row, int64_t g, int offset) {
-        Lanes numbers_here[64 / LANES];
-        Lanes highest = {};
-        const int64_t vectors = group / LANES, left = inputs - g * group;
-        for (int64_t v = 0; v < vectors; v++) {
-            const float* from = x + row * inputs + g * group + v * LANES;
-            const int64_t count = left - v * LANES;
-            const Lanes lanes = count >= LANES ? load(from) : count > 0 ? load_some(from, int(count)) : Lanes{};
-            const Lanes size = lanes < 0.0f ? -lanes : lanes;
+    int64_t first_row(int64_t block) const { return rows * block / blocks; }
+
+    template <int BITS>
+    void round_group(const float* x, int64_t block, int64_t row, int64_t group) {
+        constexpr int SIZE = GROUP<BITS>, VECTORS = SIZE / LANES;
+        Lanes given[VECTORS], highest = {}, poison = {};
+        for (int v = 0; v < VECTORS; v++) {
+            const int64_t at = group * SIZE + v * LANES, left = inputs - at;
+            const float* from = x + row * inputs + at;
+            given[v] = left >= LANES ? load(from) : left > 0 ? load_some(from, int(left)) : Lanes{};
+            const Lanes size = given[v] < 0.0f ? -given[v] : given[v];
             highest = size > highest ? size : highest;
-            numbers_here[v] = lanes;
+            poison += given[v] * 0.0f;  // NaN for what is not finite: it must not vanish in integers
         }
-        float largest = highest[0];
-        for (int l = 1; l < LANES; l++) largest = std::max(largest, highest[l]);
-        const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        const float most = largest(highest), inverse = most > 0.0f ? 127.0f / most : 0.0f;
         const Lanes shifter = Lanes{} + 12582912.0f;  // 1.5 x 2^23: adding it rounds to a whole number, in the last bits
-        IntLanes total = {};
-        int8_t* to = numbers.data() + (g * group * rows + row * STEP);
-        for (int64_t v = 0; v < vectors; v++) {
-            const IntLanes rounded = (IntLanes)(numbers_here[v] * inverse + shifter) - (IntLanes)shifter;
-            total += rounded;
-            for (int s = 0; s < LANES / STEP; s++)
-                for (int i = 0; i < STEP; i++) to[((v * LANES / STEP + s) * rows) * STEP + i] = int8_t(rounded[s * STEP + i]);
+        Lanes total = {};
+        const int64_t at = (block * groups + group) * ROWS + row - first_row(block);
+        int8_t* to = numbers.data() + (block * groups + group) * SIZE * ROWS + (row - first_row(block)) * STEP;
+        for (int v = 0; v < VECTORS; v++) {
+            const IntLanes rounded = (IntLanes)(given[v] * inverse + shifter) - (IntLanes)shifter;
+            total += __builtin_convertvector(rounded, Lanes);
+            const ByteLanes bytes = __builtin_convertvector(rounded, ByteLanes);
+            for (int s = 0; s < LANES / STEP; s++, to += ROWS * STEP) std::memcpy(to, (const char*)&bytes + s * STEP, STEP);
         }
-        int32_t sum = 0;
-        for (int l = 0; l < LANES; l++) sum += total[l];
-        scales[g * rows + row] = largest / 127.0f;
-        starts[g * rows + row] = -offset * sum;
+        scales[at] = most / 127.0f + sum(poison);
+        starts[at] = -OFFSET<BITS> * int32_t(sum(total));
     }
 };
 
-// One panel's products with COUNT rows.
+// One panel of weights, and what to fetch from memory while it is used.
+struct Panel {
+    const uint8_t* weights;
+    const BFloat16* scales;
+    const uint8_t* ahead;
+    int64_t ahead_lines;  // cache lines for each group
+};
+
+// The panel's products with the COUNT rows of a block.
 template <int BITS, int COUNT>
-__attribute__((noinline)) void tile(const uint8_t* weights, const BFloat16* scales, const Activations& x, int64_t row, const uint8_t* ahead, int64_t ahead_bytes, Floats out[COUNT]) {
+__attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t block, Floats out[COUNT]) {
     constexpr int STEPS = GROUP<BITS> / STEP;
-    constexpr int64_t GROUP_BYTES = GROUP<BITS> * PANEL * BITS / 8;
-    const int8_t* numbers = x.numbers.data() + row * STEP;
-    const int64_t stride = x.rows * STEP, ahead_step = ahead_bytes / x.groups;
+    const int8_t* numbers = x.numbers.data() + block * x.groups * GROUP<BITS> * ROWS;
+    const float* scales = x.scales.data() + block * x.groups * ROWS;
+    const int32_t* starts = x.starts.data() + block * x.groups * ROWS;
     Floats total[COUNT] = {};
     for (int64_t g = 0; g < x.groups; g++) {
-        for (int64_t line = 0; line < ahead_step; line += 64) __builtin_prefetch(ahead + g * ahead_step + line);
+        for (int64_t line = 0; line < panel.ahead_lines; line++, panel.ahead += 64) __builtin_prefetch(panel.ahead);
         Integers sums[COUNT];
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + x.starts[g * x.rows + row + r];
+        for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + starts[r];
 #pragma GCC unroll 2
         for (int s = 0; s < STEPS; s += 8 / BITS) {
-            const Bytes packed = read<Bytes>(weights);
-            weights += sizeof packed;
+            const Bytes packed = read<Bytes>(panel.weights);
+            panel.weights += sizeof packed;
             if constexpr (BITS == 8) {
 #pragma GCC unroll 8
                 for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], packed, numbers + r * STEP);
@@ -115,59 +125,76 @@ __attribute__((noinline)) void tile(const uint8_t* weights, const BFloat16* scal
                 const Bytes low = packed & 15, high = (Bytes)((Integers)packed >> 4) & 15;
 #pragma GCC unroll 8
                 for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], low, numbers + r * STEP);
-                numbers += stride;
+                numbers += ROWS * STEP;
 #pragma GCC unroll 8
                 for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], high, numbers + r * STEP);
             }
-            numbers += stride;
+            numbers += ROWS * STEP;
         }
-        const Floats scale = scales_of(scales + g * PANEL);
+        const Floats scale = scales_of(panel.scales);
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) total[r] += __builtin_convertvector(sums[r], Floats) * (scale * x.scales[g * x.rows + row + r]);
+        for (int r = 0; r < COUNT; r++) total[r] += __builtin_convertvector(sums[r], Floats) * (scale * scales[r]);
+        panel.scales += PANEL, scales += ROWS, starts += ROWS;
     }
-    (void)GROUP_BYTES;
     for (int r = 0; r < COUNT; r++) out[r] = total[r];
 }
 
+// `tile` for a number of rows known only now, from 1 to ROWS.
 template <int BITS, int COUNT = ROWS>
-void tile(int count, const uint8_t* weights, const BFloat16* scales, const Activations& x, int64_t row, const uint8_t* ahead, int64_t ahead_bytes, Floats* out) {
-    if (count == COUNT) return tile<BITS, COUNT>(weights, scales, x, row, ahead, ahead_bytes, out);
-    if constexpr (COUNT > 1) tile<BITS, COUNT - 1>(count, weights, scales, x, row, ahead, ahead_bytes, out);
+void tile(int64_t count, Panel panel, const Activations& x, int64_t block, Floats* out) {
+    if (count == COUNT) return tile<BITS, COUNT>(panel, x, block, out);
+    if constexpr (COUNT > 1) tile<BITS, COUNT - 1>(count, panel, x, block, out);
 }
 
+struct Matrix {
+    const uint8_t* weights;
+    const BFloat16* scales;
+    const float* bias;
+    int64_t inputs, outputs;
+};
+
 template <int BITS>
-void quantized_linear(
-    const float* x, const uint8_t* weights, const BFloat16* scales, const float* bias, float* out, int64_t rows, int64_t inputs, int64_t outputs, int threads
-) {
-    static thread_local Activations rounded;  // its memory is kept from call to call
-    Activations& activations = rounded;
-    activations.prepare(rows, inputs, GROUP<BITS>);
-    const int64_t panels = (outputs + PANEL - 1) / PANEL, groups = activations.groups;
-    const int64_t panel_bytes = groups * GROUP<BITS> * PANEL * BITS / 8;
-    const int64_t blocks = (rows + ROWS - 1) / ROWS;
-#pragma omp parallel num_threads(threads) if (rows * inputs * outputs > (1 << 17))
+void multiply(const float* x, const Matrix& matrix, float* out, int64_t rows, int threads) {
+    static thread_local Activations kept;  // its memory serves the next call too
+    Activations& rounded = kept;           // the one of this thread, for all threads of the team
+    rounded.prepare(rows, matrix.inputs, GROUP<BITS>);
+    const int64_t panels = (matrix.outputs + PANEL - 1) / PANEL, panel_scales = rounded.groups * PANEL;
+    const int64_t panel_bytes = panel_scales * GROUP<BITS> * BITS / 8;
+#pragma omp parallel num_threads(threads) if (rows * matrix.inputs * matrix.outputs > SMALL)
     {
 #pragma omp for collapse(2) schedule(static)
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t g = 0; g < groups; g++) activations.round_group(x, row, g, OFFSET<BITS>);
+        for (int64_t block = 0; block < rounded.blocks; block++)
+            for (int64_t g = 0; g < rounded.groups; g++)
+                for (int64_t row = rounded.first_row(block); row < rounded.first_row(block + 1); row++) rounded.round_group<BITS>(x, block, row, g);
 #pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < panels; panel++) {
-            const int64_t first = panel * PANEL, columns = std::min<int64_t>(PANEL, outputs - first);
-            const uint8_t* here = weights + panel * panel_bytes;
+        for (int64_t p = 0; p < panels; p++) {
+            const int64_t first = p * PANEL, columns = std::min<int64_t>(PANEL, matrix.outputs - first);
             Floats shift = {};
-            for (int64_t c = 0; bias && c < columns; c++) shift[c] = bias[first + c];
-            for (int64_t block = 0; block < blocks; block++) {
-                const int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
+            for (int64_t c = 0; matrix.bias && c < columns; c++) shift[c] = matrix.bias[first + c];
+            const uint8_t* weights = matrix.weights + p * panel_bytes;
+            const int64_t lines = panel_bytes / 64 / rounded.groups / rounded.blocks;  // each block fetches its share of the next panel
+            for (int64_t block = 0; block < rounded.blocks; block++) {
+                const Panel panel{weights, matrix.scales + p * panel_scales, weights + panel_bytes + block * lines * rounded.groups * 64, lines};
+                const int64_t begin = rounded.first_row(block), end = rounded.first_row(block + 1);
                 Floats products[ROWS];
-                const int64_t share = panel_bytes / blocks;  // each block fetches its share of the next panel
-                tile<BITS>(int(end - begin), here, scales + panel * groups * PANEL, activations, begin, here + panel_bytes + block * share, share, products);
-                for (int64_t n = begin; n < end; n++) {
-                    const Floats shifted = products[n - begin] + shift;
-                    std::memcpy(out + n * outputs + first, &shifted, columns * sizeof(float));
+                tile<BITS>(end - begin, panel, rounded, block, products);
+                for (int64_t row = begin; row < end; row++) {
+                    const Floats shifted = products[row - begin] + shift;
+                    float* to = out + row * matrix.outputs + first;
+                    if (columns == PANEL)
+                        std::memcpy(to, &shifted, sizeof shifted);
+                    else
+                        std::memcpy(to, &shifted, columns * sizeof(float));
                 }
             }
         }
     }
+}
+
+template <int BITS>
+void quantized_linear(const float* x, const Matrix& matrix, float* out, int64_t rows, int threads) {
+    for (int64_t start = 0; start < rows; start += MOST_ROWS)
+        multiply<BITS>(x + start * matrix.inputs, matrix, out + start * matrix.outputs, std::min(MOST_ROWS, rows - start), threads);
 }
 
 }  // namespace
@@ -177,13 +204,13 @@ extern "C" {
 void linear_int8(
     const float* x, const uint8_t* weights, const BFloat16* scales, const float* bias, float* out, int64_t rows, int64_t inputs, int64_t outputs, int threads
 ) {
-    quantized_linear<8>(x, weights, scales, bias, out, rows, inputs, outputs, threads);
+    quantized_linear<8>(x, {weights, scales, bias, inputs, outputs}, out, rows, threads);
 }
 
 void linear_int4(
     const float* x, const uint8_t* weights, const BFloat16* scales, const float* bias, float* out, int64_t rows, int64_t inputs, int64_t outputs, int threads
 ) {
-    quantized_linear<4>(x, weights, scales, bias, out, rows, inputs, outputs, threads);
+    quantized_linear<4>(x, {weights, scales, bias, inputs, outputs}, out, rows, threads);
 }
 
 }

@@ -100,6 +100,15 @@ inline float sum(Lanes lanes) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+inline float largest(Lanes lanes) {
+    Four parts[LANES / 4];
+    std::memcpy(parts, &lanes, sizeof lanes);
+    Four four = parts[0];
+    for (int p = 1; p < LANES / 4; p++) four = parts[p] > four ? parts[p] : four;
+    const float first = four[0] > four[1] ? four[0] : four[1], second = four[2] > four[3] ? four[2] : four[3];
+    return first > second ? first : second;
+}
+
 // e^x to 2 ulp for x <= 88, 0 below -87 (Cephes: 2^n times a polynomial of the rest)
 inline Lanes exponential(Lanes x) {
     const Lanes low = Lanes{} - 87.0f;
