@@ -53,7 +53,19 @@ class Batcher:
                 rows.append(Row(reply, count))
                 budget -= count if reply.num_pending > 1 else 0
         rows = [Row(row.reply, row.num_tokens + len(row.reply.proposals)) for row in rows if row.reply.place >= 0]
-        return rows + self._admit(budget)
+        rows += self._admit(budget)
+        if not rows and self.waiting:  # for beams whose logits are known: these need their blocks only to be copied
+            for reply in reversed(self.running):
+                if not reply.num_pending:
+                    self._stop(reply)
+                    self.num_preemptions += 1
+                    return self.plan()
+        return rows
+
+    def come_back(self, reply: Reply) -> None:
+        """A reply that had to give its blocks away while others were waited for goes on, first in line."""
+        if reply.place < 0 and reply not in self.waiting:
+            self.waiting.appendleft(reply)
 
     def reserve(self, reply: Reply, num_tokens: int) -> int:
         """Blocks for so many proposals of a reply that draws, or for as many as others can spare: how many that is."""
@@ -78,14 +90,14 @@ class Batcher:
             self.pool.remember(reply.tokens[: reply.num_held], reply.blocks, reply.request.cache_key)
 
     def fork(self, parent: Reply, child: Reply) -> tuple[int, int] | None:
-        """Let a child run beside its parent, whose prompt has just been read, on the same full blocks.
+        """Let a child run beside its parent, all of whose tokens the cache has, on the same full blocks.
 
         Returns:
             The last block of the parent, partly filled, and the child's own, which must become its copy; (0, 0) where none is partly
             filled; None when there is no room: the child then has to wait in line.
         """
         full, part = divmod(parent.num_held, self.pool.block_tokens)
-        if not self._places or self.pool.num_free < bool(part):
+        if parent.place < 0 or not self._places or self.pool.num_free < bool(part):
             return None
         shared = parent.blocks[:full]
         for block in shared:

@@ -59,6 +59,11 @@ class Chooser:
                 return [failure]
             return [choice for row, each in enumerate(draws) for choice in self.choose([each], logits_BV[row : row + 1])]
 
+    def process(self, draws: Sequence[Draw], logprobs_BV: Tensor) -> Tensor:
+        """What masks and samplers make of log-probabilities, [B, V]: for a search, which adds them up."""
+        restricted_BV = self._restrict(draws, _wide(logprobs_BV))
+        return self._chains_of(draws)(restricted_BV, lambda: history(draws, logprobs_BV.device)).dense()
+
     def score(self, logits_TV: Tensor, tokens: Sequence[int], num_top: int) -> list[tuple[float, Alternatives]]:
         """Log-probability of each token in the network's own distribution, and the likeliest beside it."""
         return list(zip(*_logprobs(_wide(logits_TV), torch.tensor(tokens, device=logits_TV.device), num_top)))

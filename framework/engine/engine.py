@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from framework.engine.batcher import Batcher, Row
+from framework.engine.beams import Beams, Continuation
 from framework.engine.blocks import BlockPool
 from framework.engine.chooser import Choice, Chooser, Draw
 from framework.engine.reply import Reply, replies_of
@@ -81,7 +83,7 @@ class Engine:
         for name, value in {"max_running": max_running, "chunk_tokens": chunk_tokens, "cache_tokens": tokens}.items():
             if value < 1:
                 raise RequestError(f"{name} is {value} and must be at least 1")
-        self.network, self.speculation = network, speculation
+        self.network, self.speculation, self._max_running = network, speculation, max_running
         self._pool = BlockPool(-(-tokens // BLOCK_TOKENS), BLOCK_TOKENS)
         self._batcher = Batcher(self._pool, max_running, chunk_tokens, prefix_cache)
         self._runner = Runner(network, max_running, self._pool.num_blocks)
@@ -90,6 +92,7 @@ class Engine:
             speculation.begin(max_running, self._pool.num_blocks)
         self._active: dict[int, list[Reply]] = {}  # unfinished replies of each request
         self._forks: dict[int, list[Reply]] = {}  # replies that begin when the request's first one has read the prompt
+        self._beams: dict[int, Beams] = {}
         self._streamed: dict[int, deque[Event]] = {}
         self._events: deque[Event] = deque()  # of requests that are not streamed, until `step` hands them out
         self._next_id = self._num_prompt = self._num_generated = self._num_proposed = self._num_accepted = 0
@@ -125,10 +128,16 @@ class Engine:
                 f"prompt and reply can have {longest} tokens and the cache holds {self._pool.num_blocks * self._pool.block_tokens}: "
                 "lower max_new_tokens or raise cache_tokens"
             )
+        if request.num_beams > self._max_running:
+            raise RequestError(
+                f"num_beams is {request.num_beams} and this engine runs {self._max_running} replies at a time: raise max_running"
+            )
         request_id, self._next_id = self._next_id, self._next_id + 1
         replies = replies_of(request_id, request, num_new_tokens)
         self._active[request_id] = replies
-        if replies[1:]:
+        if request.num_beams > 1:
+            self._beams[request_id] = Beams(replies[0])
+        elif replies[1:]:
             self._forks[request_id] = replies[1:]
         self._batcher.add(replies[:1])
         self._num_prompt += len(request.prompt_ids)
@@ -198,7 +207,14 @@ class Engine:
             for row in rows:
                 self._fail(row.reply, failure)
             return
-        if logits_BV is not None:
+        if logits_BV is None:
+            return
+        searching = [row for row, each in enumerate(draws) if each.reply.request.num_beams > 1]
+        if searching:
+            self._search([draws[row] for row in searching], logits_BV[searching])
+            drawing = [row for row, each in enumerate(draws) if each.reply.request.num_beams == 1]
+            draws, logits_BV = [draws[row] for row in drawing], logits_BV[drawing]
+        if draws:
             self._take(draws, self._chooser.choose(draws, logits_BV))
 
     def _draws(self, rows: Sequence[Row], hidden_TD: Tensor) -> tuple[list[Draw], list[int]]:
@@ -263,6 +279,51 @@ class Engine:
                 reply.proposals.clear()
                 refuted = reply
 
+    def _search(self, draws: Sequence[Draw], logits_BV: Tensor) -> None:
+        """Beam searches go on as soon as all their beams have been computed."""
+        for row, each in enumerate(draws):
+            try:
+                logprobs_1V = self._chooser.process([each], logits_BV[row : row + 1].float().log_softmax(-1))
+            except Exception as failure:
+                self._fail(each.reply, failure)
+                continue
+            beams = self._beams.get(each.reply.request_id)
+            if beams is not None and beams.collect(each.reply, logprobs_1V[0]):
+                self._regroup(beams)
+
+    def _regroup(self, beams: Beams) -> None:
+        """Copy, keep and drop beams as the search wants it; hand out the replies when it is over."""
+        before = list(beams.scores)
+        continuations = beams.step()
+        request_id = before[0].request_id
+        for beam in before:
+            if all(beam is not continuation.parent for continuation in continuations) and continuations:
+                self._end(beam)
+        taken: set[Reply] = set()
+        grown: list[tuple[Reply, Continuation]] = []
+        for continuation in continuations:
+            parent = beam = continuation.parent
+            if parent in taken:
+                beam = replace(parent, tokens=list(parent.tokens), proposals=[], num_held=0, blocks=[], place=-1)
+                self._active[request_id].append(beam)
+                copied = self._batcher.fork(parent, beam)
+                if copied is not None and copied != (0, 0):
+                    self._runner.copy_block(*copied)
+            taken.add(parent)
+            grown.append((beam, continuation))
+        for beam, continuation in grown:
+            beam.append(continuation.token)
+            self._batcher.come_back(beam)
+            beams.went_on(beam, continuation.score)
+        if not continuations:
+            for index, ended in enumerate(beams.ended[: beams.request.n]):
+                for number, token in enumerate(ended.tokens, start=1):
+                    reason = ended.reason if number == len(ended.tokens) else None
+                    self._streamed.get(request_id, self._events).append(Event(request_id, token, None, reason, index))
+                self._num_generated += len(ended.tokens)
+            for beam in before:
+                self._end(beam)
+
     def _emit(self, reply: Reply, choice: Choice) -> None:
         reason = reply.append(choice.token)
         scores = tuple(reply.prompt_logprobs) if reply.request.prompt_logprobs is not None and reply.num_drawn == 1 else None
@@ -293,13 +354,14 @@ class Engine:
             self._batcher.add(self._forks.pop(reply.request_id))
         if not unfinished:
             del self._active[reply.request_id]
+            self._beams.pop(reply.request_id, None)
 
     def _propose(self) -> None:
         assert self.speculation is not None
         rooms: dict[Reply, int] = {}
         for reply in self._batcher.running:
             wanted = min(self.speculation.num_tokens, reply.num_new_tokens - reply.num_drawn - 1)
-            if reply.num_pending == 1 and (room := self._batcher.reserve(reply, wanted)):
+            if reply.num_pending == 1 and reply.request.num_beams == 1 and (room := self._batcher.reserve(reply, wanted)):
                 rooms[reply] = room
         self.speculation.propose(rooms, self._chooser)
         self._num_proposed += sum(len(reply.proposals) for reply in rooms)

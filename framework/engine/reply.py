@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from framework.engine.request import FinishReason, Request
 
 MAX_SEED = 2**63
+BEAM = -1  # the index of what may yet become any of the n replies
 
 
 @dataclass(eq=False)
@@ -65,9 +66,9 @@ class Reply:
 
 
 def replies_of(request_id: int, request: Request, num_new_tokens: int) -> list[Reply]:
-    """The n replies of a request, none begun. Reply i draws with the request's seed plus i, or fresh entropy plus i."""
+    """The n replies of a request, none begun, or the first beam. Reply i draws with the request's seed plus i, or fresh entropy plus i."""
     seed = random.SystemRandom().randrange(MAX_SEED) if request.seed is None else request.seed
     return [
         Reply(request_id, index, request, num_new_tokens, (seed + index) % MAX_SEED, tokens=list(request.prompt_ids))
-        for index in range(request.n)
+        for index in (range(request.n) if request.num_beams == 1 else (BEAM,))
     ]

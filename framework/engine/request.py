@@ -35,6 +35,11 @@ class Request:
         prompt_logprobs: the same for the prompt's tokens, of the network's own distribution; None: none.
         constraint: which tokens the reply may go on with; None: all.
         cache_key: prompts share what was computed of them only with requests of the same key (a tenant, an adapter).
+        num_beams: over 1, the n best replies that a beam search of this width finds, all events at its end; samplers only process
+            the log-probabilities.
+        length_penalty: a beam's log-probability is divided by its length to this power; over 0 favours long replies.
+        early_stopping: true ends the search with num_beams complete replies; false, when the best beam would score no better were
+            it complete now; "never", when it could not at its greatest length.
 
     Raises:
         RequestError: a value outside its range.
@@ -52,6 +57,9 @@ class Request:
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     cache_key: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -64,6 +72,10 @@ class Request:
             raise RequestError(f"seed is {self.seed} and must be between 0 and 2**63 - 1")
         if self.n < 1:
             raise RequestError(f"n is {self.n} and must be at least 1")
+        if self.num_beams < 1 or (self.num_beams > 1 and self.n > self.num_beams):
+            raise RequestError(f"num_beams is {self.num_beams} and must be at least 1, and no less than n ({self.n}) where it is over 1")
+        if self.num_beams > 1 and (self.logprobs is not None or any(sampler.is_greedy for sampler in self.samplers)):
+            raise RequestError("a beam search has no logprobs and no greedy sampler (nor temperature 0): leave them out, or num_beams")
         for name in ("logprobs", "prompt_logprobs"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise RequestError(f"{name} is {value} and must be at least 0 (0: only the token's own)")
