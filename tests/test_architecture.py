@@ -26,8 +26,11 @@ LAYERS = [
     {"registry", "share", "files"},
     {"datasets", "tokenizers", "networks", "losses", "optimizers", "schedulers", "samplers"},
     {"batches", "engine", "formats", "checkpoint"},
-    {"generation", "training"},
+    {"chat", "constraints"},
+    {"generation"},
+    {"training"},
     {"recipes"},
+    {"server"},
     {"commands", "testing"},
     {"__main__"},
 ]

@@ -46,7 +46,7 @@ class Sampler(ABC):
         """One sampler that treats row i as `samplers[i]` would, to the bit; None: the engine calls each of them for its rows."""
         return None
 
-    def check(self, vocab_size: int) -> None:  # noqa: B027: most settings fit every vocabulary
+    def check(self, vocab_size: int) -> None:  # noqa: B027
         """Raises RequestError for settings that a vocabulary of this size cannot serve; asked once for each request."""
 
     @abstractmethod

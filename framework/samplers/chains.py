@@ -13,7 +13,6 @@ Every row gets what its own samplers would have made of it, called one after the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -21,9 +20,8 @@ import torch
 from torch import Tensor
 
 from framework.samplers.base import History, Sampler
-from framework.samplers.distribution import Distribution, best_first
-from framework.samplers.rowwise import Together
-from framework.samplers.selection import MinP, Selection, TopK, TopP
+from framework.samplers.distribution import Distribution, best, merge
+from framework.samplers.selection import MinP, Selection, TopK, TopP, select
 
 Look = Callable[[], History]
 
@@ -68,7 +66,7 @@ class Chains:
             rows = rows.to(logits_BV.device)
             group_past = History(past.tokens_BL[rows], past.prompt_lengths_B[rows]) if past and group.looks_back else None
             parts.append(group(logits_BV[rows], group_past))
-        return _assemble(parts, self._rows, self._num_rows)
+        return merge(parts, self._rows, self._num_rows)
 
 
 class _Step(NamedTuple):
@@ -83,10 +81,9 @@ class _Group:
         positions = list(zip(*chains))
         decided = next((place for place, samplers in enumerate(positions) if samplers[0].is_greedy), None)
         self.is_greedy = decided is not None
-        positions = positions[:decided]
-        if self.is_greedy:  # these keep the best token's logit, whatever else they do
-            positions = [samplers for samplers in positions if not isinstance(samplers[0], (TopK, TopP, MinP))]
-        positions = [samplers for samplers in positions if not all(sampler.changes_nothing for sampler in samplers)]
+        positions = [samplers for samplers in positions[:decided] if not all(sampler.changes_nothing for sampler in samplers)]
+        while self.is_greedy and positions and isinstance(positions[-1][0], TopK | TopP | MinP):
+            positions.pop()  # it would keep the best token and its logit
         self.looks_back = any(sampler.looks_back for samplers in positions for sampler in samplers)
         self._steps = [_step(samplers) for samplers in positions]
         self._no_history = History(torch.empty(len(chains), 0, dtype=torch.int64), torch.zeros(len(chains), dtype=torch.int64))
@@ -96,11 +93,8 @@ class _Group:
         for sampler, needs_vocabulary in self._steps:
             if needs_vocabulary and distribution.ids_BC is not None:
                 distribution = Distribution(distribution.dense(), None, distribution.vocab_size)
-            if distribution.ids_BC is None and isinstance(sampler, Together) and issubclass(sampler.kind, Selection):
-                if not sampler.kind.is_idle(sampler.setting_B1, distribution.vocab_size).any():
-                    distribution = sampler.kind.select(distribution.logits_BC, sampler.setting_B1)
-                    continue
-            distribution = distribution._replace(logits_BC=sampler(distribution.logits_BC, past or self._no_history))
+            selected = select(sampler, distribution.logits_BC) if distribution.ids_BC is None else None
+            distribution = selected or distribution._replace(logits_BC=sampler(distribution.logits_BC, past or self._no_history))
         return _best(distribution) if self.is_greedy else distribution
 
 
@@ -136,24 +130,6 @@ def _look(history: Look | None) -> History:
 
 
 def _best(distribution: Distribution) -> Distribution:
-    values_B1, ids_B1 = best_first(distribution.logits_BC, 1)
-    ids_BC = ids_B1 if distribution.ids_BC is None else distribution.ids_BC.gather(-1, ids_B1)
-    return Distribution(values_B1, ids_BC, distribution.vocab_size)
-
-
-def _assemble(parts: Sequence[Distribution], rows: Sequence[Tensor], num_rows: int) -> Distribution:
-    """The groups' rows in the order of the batch: over the vocabulary if any of them is, else over as many candidates as any has."""
-    vocab_size, first = parts[0].vocab_size, parts[0].logits_BC
-    if any(part.ids_BC is None for part in parts):
-        logits_BV = first.new_empty(num_rows, vocab_size)
-        for part, places in zip(parts, rows):
-            logits_BV[places] = part.dense()
-        return Distribution(logits_BV, None, vocab_size)
-    columns = max(part.logits_BC.shape[-1] for part in parts)
-    logits_BC = first.new_full((num_rows, columns), -math.inf)
-    ids_BC = torch.full((num_rows, columns), vocab_size - 1, device=first.device)
-    for part, places in zip(parts, rows):
-        assert part.ids_BC is not None
-        logits_BC[places, : part.logits_BC.shape[-1]] = part.logits_BC
-        ids_BC[places, : part.ids_BC.shape[-1]] = part.ids_BC
-    return Distribution(logits_BC, ids_BC, vocab_size)
+    logits_BC, ids_BC, vocab_size = distribution
+    places_B1 = best(logits_BC)
+    return Distribution(logits_BC.gather(-1, places_B1), places_B1 if ids_BC is None else ids_BC.gather(-1, places_B1), vocab_size)

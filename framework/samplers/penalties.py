@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from framework.samplers.base import History, Sampler
+from framework.samplers.base import History
 from framework.samplers.rowwise import Rowwise
 
 

@@ -12,17 +12,31 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from framework.samplers.base import History, Sampler
-from framework.samplers.distribution import Distribution, best_first
-from framework.samplers.rowwise import Rowwise
+from framework.samplers.distribution import Distribution, best, best_first, merge
+from framework.samplers.rowwise import Rowwise, Together
 
 GREEDY_TEMPERATURE = 1e-5  # below it the division would overflow; what it would leave is the best token anyway
-FIRST_LOOK = 64  # how many tokens more than those sure to stay are ranked first; then 8 times as many, ...
+FIRST_LOOK = 64  # so many of the best tokens are ranked first, for the rows that need more 8 times as many, ...
+TIES = 8  # so many tokens are ranked beyond the k best, since several may tie for the last place
 ROUNDING = 1e-6  # the probability by which a mass may miss p: an fp32 sum of .5 and .3 need not reach .8
+
+
+Count = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [B], their ranked scores and ids [B, N] -> how many of them stay, [B, 1]
+
+
+def select(sampler: Sampler, logits_BV: Tensor) -> Distribution | None:
+    """The few candidates that a sampler leaves of each row; None if it is none that selects, or leaves some row as it is."""
+    if not (isinstance(sampler, Together) and issubclass(sampler.kind, Selection)):
+        return None
+    if sampler.kind.is_idle(sampler.setting_B1, logits_BV.shape[-1]).any():
+        return None
+    return sampler.kind.select(logits_BV, sampler.setting_B1)
 
 
 class Greedy(Sampler):
@@ -33,7 +47,7 @@ class Greedy(Sampler):
 
     def __call__(self, logits_BV: Tensor, history: History) -> Tensor:
         """Logits with -inf for every token but the best, [B, V]."""
-        best_B1 = logits_BV.argmax(dim=-1, keepdim=True)
+        best_B1 = best(logits_BV)
         return torch.full_like(logits_BV, -math.inf).scatter(-1, best_B1, logits_BV.gather(-1, best_B1))
 
 
@@ -110,9 +124,8 @@ class TopK(Selection):
     @staticmethod
     def select(logits_BV: Tensor, setting_B1: Tensor) -> Distribution:
         """The k best."""
-        count = int(setting_B1.max())
         count_B1 = setting_B1.expand(len(logits_BV), 1).to(logits_BV.device)
-        return _keep_first(logits_BV, logits_BV, count + FIRST_LOOK, lambda values_BN, ids_BN: count_B1)
+        return _keep_first(logits_BV, logits_BV, int(setting_B1.max()) + TIES, lambda rows_B, values_BN, ids_BN: count_B1[rows_B])
 
     @staticmethod
     def apply(logits_BV: Tensor, history: History, setting_B1: Tensor) -> Tensor:
@@ -146,10 +159,10 @@ class TopP(Selection):
         total_B1 = _row_sums(logits_BV.sub(best_B1).exp_())
         needed_B1 = (setting_B1 - ROUNDING).to(total_B1) * total_B1
 
-        def count(values_BN: Tensor, ids_BN: Tensor) -> Tensor:
-            return ((values_BN - best_B1).exp().cumsum(dim=-1) < needed_B1).sum(dim=-1, keepdim=True) + 1
+        def counted(rows_B: Tensor, values_BN: Tensor, ids_BN: Tensor) -> Tensor:
+            return _count((values_BN - best_B1[rows_B]).exp(), needed_B1[rows_B])
 
-        return _keep_first(logits_BV, logits_BV, FIRST_LOOK, count)
+        return _keep_first(logits_BV, logits_BV, FIRST_LOOK, counted)
 
     @staticmethod
     def apply(logits_BV: Tensor, history: History, setting_B1: Tensor) -> Tensor:
@@ -189,10 +202,10 @@ class TypicalP(Selection):
         scores_BV = shifted_BV.add_(entropy_B1).abs_().neg_()
         needed_B1 = (setting_B1 - ROUNDING).to(total_B1) * total_B1
 
-        def count(values_BN: Tensor, ids_BN: Tensor) -> Tensor:
-            return (weights_BV.gather(-1, ids_BN).cumsum(dim=-1) < needed_B1).sum(dim=-1, keepdim=True) + 1
+        def counted(rows_B: Tensor, values_BN: Tensor, ids_BN: Tensor) -> Tensor:
+            return _count(weights_BV[rows_B[:, None], ids_BN], needed_B1[rows_B])
 
-        return _keep_first(logits_BV, scores_BV, FIRST_LOOK, count)
+        return _keep_first(logits_BV, scores_BV, FIRST_LOOK, counted)
 
     @staticmethod
     def apply(logits_BV: Tensor, history: History, setting_B1: Tensor) -> Tensor:
@@ -220,24 +233,38 @@ class MinP(Rowwise):
     def apply(logits_BV: Tensor, history: History, setting_B1: Tensor) -> Tensor:
         """Logits with -inf for every other token, [B, V]."""
         floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + setting_B1.log().to(logits_BV)
-        return logits_BV.masked_fill(logits_BV < floor_B1, -math.inf)
+        return torch.where(logits_BV < floor_B1, -math.inf, logits_BV)
 
 
 def _row_sums(values_BV: Tensor) -> Tensor:
     return values_BV.cumsum(dim=-1)[:, -1:]
 
 
-def _keep_first(logits_BV: Tensor, scores_BV: Tensor, first_look: int, count) -> Distribution:  # type: ignore[no-untyped-def]
-    vocab_size, num_ranked = logits_BV.shape[-1], first_look
-    while True:  # ranking the whole vocabulary is slow and hardly ever needed
-        num_ranked = min(num_ranked, vocab_size)
-        values_BN, ids_BN = best_first(scores_BV, num_ranked)
-        count_B1 = count(values_BN, ids_BN).clamp(max=num_ranked)
-        last_B1 = values_BN.gather(-1, count_B1 - 1)
-        if num_ranked == vocab_size or bool(((last_B1 > values_BN[:, -1:]) | (last_B1 == -math.inf) | last_B1.isnan()).all()):
-            break
-        num_ranked *= 8
-    most = int(count_B1.max())
-    ids_BC, by_id_BC = ids_BN[:, :most].sort(dim=-1)
-    logits_BC = logits_BV.gather(-1, ids_BC).masked_fill(by_id_BC >= count_B1, -math.inf)
-    return Distribution(logits_BC, ids_BC, vocab_size)
+def _count(weights_BN: Tensor, needed_B1: Tensor) -> Tensor:
+    """How many of the weights it takes to have the needed one together, [B, 1]; one more than there are if they do not suffice."""
+    return (weights_BN.cumsum(dim=-1) < needed_B1).sum(dim=-1, keepdim=True) + 1
+
+
+def _keep_first(logits_BV: Tensor, scores_BV: Tensor, num_ranked: int, counted: Count) -> Distribution:
+    """The tokens with the best scores, of equals those with the lowest ids, as many of each row as `counted` says."""
+    num_rows, vocab_size = logits_BV.shape
+    rows_B, parts, places = torch.arange(num_rows, device=logits_BV.device), [], []
+    while len(rows_B):  # ranking the whole vocabulary is slow and hardly ever needed
+        num_ranked = num_ranked if 8 * num_ranked <= vocab_size else vocab_size
+        values_BN, ids_BN = best_first(scores_BV if len(rows_B) == num_rows else scores_BV[rows_B], num_ranked)
+        count_B1 = counted(rows_B, values_BN, ids_BN)
+        last_B1 = values_BN.gather(-1, (count_B1 - 1).clamp(max=num_ranked - 1))
+        # of the tokens that tie with the last ranked one some may be missing; the order of excluded ones and of NaNs is no matter
+        settled_B1 = (last_B1 > values_BN[:, -1:]) | (last_B1 == -math.inf) | last_B1.isnan()
+        done_B = settled_B1[:, 0] if num_ranked < vocab_size else torch.ones_like(settled_B1[:, 0])
+        parts.append(_candidates(logits_BV, rows_B[done_B], ids_BN[done_B], count_B1[done_B]))
+        places.append(rows_B[done_B])
+        rows_B, num_ranked = rows_B[~done_B], 8 * num_ranked
+    return parts[0] if len(parts) == 1 else merge(parts, places, num_rows)
+
+
+def _candidates(logits_BV: Tensor, rows_B: Tensor, ids_BN: Tensor, count_B1: Tensor) -> Distribution:
+    """The first `count` of these ids, in their order."""
+    ids_BC, by_id_BC = ids_BN[:, : max([1, *count_B1.flatten().tolist()])].sort(dim=-1)
+    logits_BC = logits_BV[rows_B[:, None], ids_BC].masked_fill_(by_id_BC >= count_B1, -math.inf)
+    return Distribution(logits_BC, ids_BC, logits_BV.shape[-1])

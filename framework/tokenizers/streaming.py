@@ -22,6 +22,11 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether bytes of a character that is not complete are waiting."""
+        return bool(self._decoder.getstate()[0])
+
     def feed(self, ids: Iterable[int]) -> str:
         """The text that these further ids complete; often empty."""
         return self._decoder.decode(b"".join(self._tokenizer.token_bytes(token_id) for token_id in ids))

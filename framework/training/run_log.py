@@ -24,7 +24,7 @@ class RunLog(Logger):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self._path = directory / "metrics.jsonl"
+        self.directory, self._path = directory, directory / "metrics.jsonl"
         self._begun = False
 
     @property

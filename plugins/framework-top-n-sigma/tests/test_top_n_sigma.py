@@ -41,6 +41,13 @@ def test_excluded_tokens_do_not_count() -> None:
     assert torch.equal(TopNSigma(1.0)(many, HISTORY)[:, :4], TopNSigma(1.0)(few, HISTORY))
 
 
+def test_a_batch_of_different_settings_is_each_of_them_alone() -> None:
+    logits_BV = torch.randn(3, 50_000, generator=torch.Generator().manual_seed(0))
+    samplers = [TopNSigma(n) for n in (0.3, 1.0, 2.5)]
+    together = TopNSigma.together(samplers)(logits_BV, HISTORY)
+    assert all(torch.equal(together[row], samplers[row](logits_BV[row : row + 1], HISTORY)[0]) for row in range(3))
+
+
 @pytest.mark.parametrize("n", [0.0, -1.0, float("nan"), float("inf")])
 def test_refuses_values_outside_the_range(n: float) -> None:
     with pytest.raises(ValueError, match="over 0"):
