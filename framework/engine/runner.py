@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.engine.batcher import Row
+from framework.engine.compiled import CompiledDecode
 from framework.engine.reply import Reply
 from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS
@@ -28,14 +29,16 @@ class Runner:
         network: as it is; never changed.
         max_running: places.
         num_blocks: of the cache.
+        compile: compile rounds of one token a row: CUDA graphs on a GPU; minutes at first.
     """
 
-    def __init__(self, network: Network, max_running: int, num_blocks: int) -> None:
+    def __init__(self, network: Network, max_running: int, num_blocks: int, compile: bool = False) -> None:
         self.network, self.block_tokens = network, BLOCK_TOKENS
         with torch.inference_mode():
             self.cache = network.new_cache(num_blocks, self.block_tokens)
         if self.cache is None:
             log.warning("%s has no cache: every token costs a pass over the whole sequence", type(network).__name__)
+        self._decode = CompiledDecode(network, self.cache) if compile and self.cache is not None else None
         self._tables_PM = torch.zeros(max_running, -(-network.context_length // self.block_tokens), dtype=torch.int32)
         self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
         self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
@@ -79,6 +82,8 @@ class Runner:
         lengths, counts = [row.reply.num_held for row in rows], [row.num_tokens for row in rows]
         view = self.cache.view(self._tables_PM[places_R, :width], lengths, counts)
         ids = [token for row in rows for token in new_tokens(row)]
+        if self._decode is not None and len(ids) == len(rows):
+            return self._decode(ids, view)
         hidden_BTD: Tensor = self.network(torch.tensor([ids], device=self.device), cache=view)
         return hidden_BTD[0]
 

@@ -131,6 +131,7 @@ class View:
 
     Attributes:
         positions_BT: the position of each new token in its sequence, [1, T].
+        slots_T: where its keys and values go.
         end: the length of the longest sequence with its new tokens.
     """
 
@@ -138,14 +139,16 @@ class View:
         self.cache, self._tables_RM = cache, tables_RM
         self.end = max(length + count for length, count in zip(lengths, counts))
         if self.end > tables_RM.shape[1] * cache.block_tokens:
-            raise ValueError(f"the tables have {tables_RM.shape[1]} blocks of {cache.block_tokens} tokens and a sequence has {self.end} tokens")
+            raise ValueError(
+                f"the tables have {tables_RM.shape[1]} blocks of {cache.block_tokens} tokens and a sequence has {self.end} tokens"
+            )
         self._lengths, self._counts = lengths, counts
         counts_R = torch.tensor(counts)
         self._rows_T = torch.repeat_interleave(counts_R)
         first_R = torch.tensor(lengths) - (counts_R.cumsum(0) - counts_R)
         self._positions_T = torch.arange(len(self._rows_T)) + first_R[self._rows_T]
         blocks_T = tables_RM[self._rows_T, self._positions_T // cache.block_tokens].long()
-        self._slots_T = (blocks_T * cache.block_tokens + self._positions_T % cache.block_tokens).to(cache.device)
+        self.slots_T = (blocks_T * cache.block_tokens + self._positions_T % cache.block_tokens).to(cache.device)
         self.positions_BT = self._positions_T[None].to(cache.device)
         self._parts: list[Few | Group] | None = None  # made for the first layer, the same for all
 
@@ -158,8 +161,8 @@ class View:
             window: a token attends to so many tokens, itself included; None: to all.
         """
         keys_SKQ, values_SKQ = self.cache.keys_LSKQ[layer], self.cache.values_LSKQ[layer]
-        keys_SKQ.index_copy_(0, self._slots_T, key_BTKQ[0])
-        values_SKQ.index_copy_(0, self._slots_T, value_BTKQ[0])
+        keys_SKQ.index_copy_(0, self.slots_T, key_BTKQ[0])
+        values_SKQ.index_copy_(0, self.slots_T, value_BTKQ[0])
         if self._parts is None:
             self._parts = self._split(query_BTHQ)
         if len(self._parts) == 1:
@@ -177,9 +180,10 @@ class View:
             tokens_N = torch.tensor([count <= few for count in self._counts])[self._rows_T].nonzero()[:, 0]
             numbers = (self._rows_T[tokens_N].int(), self._positions_T[tokens_N].int())
             parts.append(Few(tokens_N, self._tables_RM.contiguous(), *numbers, self.cache.block_tokens))
-        return parts + [self._group(count) for count in sorted(set(self._counts)) if count > few]
+        return parts + [self.group(count) for count in sorted(set(self._counts)) if count > few]
 
-    def _group(self, count: int) -> Group:
+    def group(self, count: int) -> Group:
+        """The sequences with so many new tokens."""
         rows = [row for row, value in enumerate(self._counts) if value == count]
         rows_R = torch.tensor(rows)
         tokens_N = torch.isin(self._rows_T, rows_R).nonzero()[:, 0]

@@ -3,7 +3,7 @@
 A Transformer flows in, a Network with the same interface flows out; forward, cache and logits work as before, a little less exactly.
 On a CPU our kernels multiply the integers; elsewhere, and without kernels, a matrix is dequantised at each use (less memory, not less time).
 
-Shape legend: O outputs, I inputs (padded with zeros to whole groups), G groups of inputs, P panels of 16 outputs, N rows, S steps of
+Shape legend: O outputs, I inputs (padded with zeros to whole groups), G groups of inputs, K scale and (with 4 bits) minimum, P panels of 16 outputs, N rows, S steps of
 4 inputs (with 4 bits: of twice 4), B batch, T time, D model width, V vocabulary. Must not know files, requests or training.
 """
 
@@ -27,11 +27,10 @@ from framework.networks.transformer import Transformer
 Kind = Literal["int8", "int4"]
 PANEL = 16  # outputs that the kernel computes together
 GROUP = {8: 64, 4: 32}  # inputs that share a scale: as in kernels/quantized.cpp
-SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # with 4 bits, cutting off the largest weights of a group may bring the others closer
 
 
 class QuantizedMatrix(nn.Module):
-    """A matrix in groups of inputs, each of signed integers times a scale; packed as kernels/quantized.cpp reads it.
+    """A matrix in groups of inputs that share a scale (with 4 bits a minimum too), packed as kernels/quantized.cpp reads it.
 
     Args:
         weight_OI: the matrix; it may live on any device.
@@ -39,7 +38,7 @@ class QuantizedMatrix(nn.Module):
     """
 
     packed_PSB: Tensor
-    scales_PGX: Tensor
+    scales_PGKX: Tensor
 
     def __init__(self, weight_OI: Tensor, bits: Literal[8, 4]) -> None:
         super().__init__()
@@ -47,10 +46,10 @@ class QuantizedMatrix(nn.Module):
         self.num_outputs, self.num_inputs = weight_OI.shape
         padding = (0, -self.num_inputs % GROUP[bits], 0, -self.num_outputs % PANEL)
         weight_OGI = F.pad(weight_OI.detach().float(), padding).view(self.num_outputs + padding[3], -1, GROUP[bits])
-        numbers_OGI, scales_OG = round_symmetric(weight_OGI) if bits == 8 else round_to_nibbles(weight_OGI)
+        numbers_OGI, scales_OGK = round_symmetric(weight_OGI) if bits == 8 else round_between(weight_OGI)
         self.register_buffer("packed_PSB", pack(numbers_OGI.flatten(1), bits))
-        scales_PGX = scales_OG.view(-1, PANEL, scales_OG.shape[1]).transpose(1, 2).contiguous()
-        self.register_buffer("scales_PGX", scales_PGX.view(torch.int16))  # as integers, `network.float()` leaves them alone
+        scales_PGKX = scales_OGK.view(-1, PANEL, *scales_OGK.shape[1:]).permute(0, 2, 3, 1).contiguous()
+        self.register_buffer("scales_PGKX", scales_PGKX.view(torch.int16))  # as integers, `network.float()` leaves them alone
 
     def rows(self, ids_N: Tensor) -> Tensor:
         """Some rows, dequantised, [N, I]."""
@@ -58,9 +57,10 @@ class QuantizedMatrix(nn.Module):
         steps_NS4 = self.packed_PSB.view(*self.packed_PSB.shape[:2], PANEL, 4)[panels, :, places]
         if self.bits == 4:
             steps_NS4 = torch.stack([steps_NS4 & 15, steps_NS4 >> 4], dim=2)
-        numbers_NGI = steps_NS4.reshape(len(ids_N), -1, GROUP[self.bits]).float() - (1 << self.bits - 1)
-        scales_NG = self.scales_PGX.view(torch.bfloat16)[panels, :, places]
-        return (numbers_NGI * scales_NG[:, :, None].float()).flatten(1)[:, : self.num_inputs].to(self.dtype)
+        numbers_NGI = steps_NS4.reshape(len(ids_N), -1, GROUP[self.bits]).float()
+        scales_NGK1 = self.scales_PGKX.view(torch.bfloat16)[panels, :, :, places].float()[..., None]
+        weight_NGI = (numbers_NGI - 128) * scales_NGK1[:, :, 0] if self.bits == 8 else numbers_NGI * scales_NGK1[:, :, 0] + scales_NGK1[:, :, 1]
+        return weight_NGI.flatten(1)[:, : self.num_inputs].to(self.dtype)
 
     def dequantised(self) -> Tensor:
         """The matrix, [O, I]."""
@@ -72,7 +72,7 @@ class QuantizedMatrix(nn.Module):
             return F.linear(x, self.dequantised().to(x.dtype), bias_O)
         x_NI = x.reshape(-1, self.num_inputs).float().contiguous()
         bias = None if bias_O is None else bias_O.float()
-        out_NO = calls.quantized_linear(self.bits, x_NI, self.packed_PSB, self.scales_PGX, bias, self.num_outputs)
+        out_NO = calls.quantized_linear(self.bits, x_NI, self.packed_PSB, self.scales_PGKX, bias, self.num_outputs)
         return out_NO.to(x.dtype).view(*x.shape[:-1], -1)
 
     def _fits(self, x: Tensor) -> bool:
@@ -161,10 +161,10 @@ class Quantized(Network):
 
 @torch.no_grad()
 def quantize(network: Network, kind: Kind) -> Quantized:
-    """Quantise a Transformer's matrices and tables, group by group and symmetrically; norms, biases and positions stay.
+    """Quantise a Transformer's matrices and tables, group by group; norms, biases and positions stay.
 
-    int8: groups of 64 inputs, 8.25 bits a weight. int4: groups of 32, 4.5 bits; the embedding table and the output matrix are
-    int8 there too, because they cost the most quality. Activations are rounded to 8 bits within the kernel.
+    int8: groups of 64 inputs with a scale, 8.25 bits a weight. int4: groups of 32 with a scale and a minimum, 5 bits; the embedding
+    table and the output matrix stay int8, because there it costs the most quality. Activations are rounded to 8 bits in the kernel.
 
     Args:
         network: a Transformer on any device. It is used up: its modules are replaced in place, each freed before the next.
@@ -187,34 +187,24 @@ def quantize(network: Network, kind: Kind) -> Quantized:
 
 
 def round_symmetric(weight_OGI: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers from -127 to 127 and bf16 scales [O, G]: the largest weight of a group is 127 of them."""
-    scales_OG = (weight_OGI.abs().amax(dim=2) / 127).bfloat16()
-    return _round(weight_OGI, scales_OG, -127, 127), scales_OG
+    """Numbers from 1 to 255, and bf16 scales [O, G, 1]: a weight is scale * (number - 128)."""
+    scales_OG1 = (weight_OGI.abs().amax(dim=2, keepdim=True) / 127).bfloat16()
+    return _divide(weight_OGI, scales_OG1).round().clamp(-127, 127) + 128, scales_OG1
 
 
-def round_to_nibbles(weight_OGI: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers from -8 to 7 and bf16 scales [O, G] of either sign: of a few scales the one with the least squared error.
-
-    The largest weight of a group becomes -8 (as in llama.cpp's Q4_0) or, shrunk, is cut off there.
-    """
-    largest_OG1 = weight_OGI.gather(2, weight_OGI.abs().argmax(dim=2, keepdim=True))
-    best_OG = torch.full(largest_OG1.shape[:2], float("inf"), device=weight_OGI.device)
-    scales_OG = torch.zeros_like(best_OG, dtype=torch.bfloat16)
-    for shrink in SHRINKS:
-        candidate_OG = (largest_OG1[:, :, 0] * (shrink / -8)).bfloat16()
-        error_OG = (_round(weight_OGI, candidate_OG, -8, 7) * candidate_OG[:, :, None] - weight_OGI).square().sum(dim=2)
-        scales_OG = torch.where(error_OG < best_OG, candidate_OG, scales_OG)
-        best_OG = torch.minimum(best_OG, error_OG)
-    return _round(weight_OGI, scales_OG, -8, 7), scales_OG
+def round_between(weight_OGI: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers from 0 to 15, and bf16 scales and minima [O, G, 2]: a weight is scale * number + minimum (llama.cpp's Q4_1)."""
+    lowest_OG1, highest_OG1 = weight_OGI.aminmax(dim=2, keepdim=True)
+    scales_OG2 = torch.cat([(highest_OG1 - lowest_OG1) / 15, lowest_OG1], dim=2).bfloat16()
+    return _divide(weight_OGI - scales_OG2[:, :, 1:].float(), scales_OG2[:, :, :1]).round().clamp(0, 15), scales_OG2
 
 
 def pack(numbers_OI: Tensor, bits: Literal[8, 4]) -> Tensor:
-    """Signed integers as the bytes that the kernel reads, [P, S, 16 outputs x 4 inputs]: unsigned, panel by panel and step by step."""
-    steps = (numbers_OI + (1 << bits - 1)).to(torch.uint8).view(-1, PANEL, numbers_OI.shape[1] // 4, 4).transpose(1, 2)
+    """The bytes that the kernel reads, [P, S, 16 outputs x 4 inputs]: panel by panel and step by step."""
+    steps = numbers_OI.to(torch.uint8).view(-1, PANEL, numbers_OI.shape[1] // 4, 4).transpose(1, 2)
     packed_PSX4 = steps if bits == 8 else steps[:, 0::2] | steps[:, 1::2] << 4
     return packed_PSX4.flatten(2).contiguous()
 
 
-def _round(weight_OGI: Tensor, scales_OG: Tensor, lowest: int, highest: int) -> Tensor:
-    scales_OG1 = scales_OG[:, :, None].float()
-    return torch.where(scales_OG1 == 0, 0.0, weight_OGI / scales_OG1).round().clamp(lowest, highest)
+def _divide(weight_OGI: Tensor, scales_OG1: Tensor) -> Tensor:
+    return torch.where(scales_OG1 == 0, 0.0, weight_OGI / scales_OG1.float())

@@ -120,7 +120,8 @@ class Transformer(Network):
     def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
-        with torch.compiler.set_stance("force_eager") if self.compiled and cache is not None else nullcontext():
+        stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()
+        with torch.compiler.set_stance("force_eager") if stands_alone else nullcontext():
             for block in self.blocks:
                 if recompute:
                     hidden_BTD = checkpoint(block, hidden_BTD, turn, mask, cache, use_reentrant=False)

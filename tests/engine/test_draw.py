@@ -69,7 +69,7 @@ def test_uniforms_are_those_of_plain_integers() -> None:
 def test_neighbouring_seeds_and_steps_are_independent() -> None:
     """Even alone, in pairs along both axes and the diagonals, and without correlation; 1,000 seeds x 200 steps."""
     grid = uniforms(torch.arange(1000).repeat_interleave(200), torch.arange(200).repeat(1000)).view(1000, 200)
-    assert 0.0 <= grid.min() and grid.max() < 1.0 and len(grid.unique()) == grid.numel()
+    assert grid.min() >= 0.0 and grid.max() < 1.0 and len(grid.unique()) == grid.numel()
     assert _evenness(grid.flatten(), 1000) > 1e-3
     assert min(_evenness(row, 20) for row in grid[:100]) > 1e-5  # a hundred looks, each at one request's draws
     for seed_lag, step_lag in ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)):

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 # No -ffast-math: a sum's order is part of a kernel's promise. OpenMP is torch's own: its wheel brings libgomp under the name this library asks for.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
 COMPILE_SECONDS = 120.0  # two are usual; a compiler that hangs must not hang generation
 
 POINTER, INTEGER, THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -65,14 +66,20 @@ def build(directory: Path) -> Path:
     path = directory / f"kernels-{_key(compiler)}.so"
     if not _is_sound(path):
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            compiled = Path(scratch) / path.name
-            command = [compiler, *FLAGS, *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(compiled)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-            content = compiled.read_bytes()
-            compiled.write_bytes(content + hashlib.sha256(content).digest())
-            compiled.replace(path)
+        with tempfile.TemporaryDirectory(dir=directory) as scratch, ThreadPoolExecutor() as pool:
+            sources = sorted(SOURCES.glob("*.cpp"))
+            objects = [f"{scratch}/{source.stem}.o" for source in sources]
+            list(pool.map(lambda source, target: _run(compiler, *FLAGS, "-c", str(source), "-o", target), sources, objects))
+            linked = Path(scratch) / path.name
+            _run(compiler, *FLAGS, "-shared", *objects, "-o", str(linked))
+            content = linked.read_bytes()
+            linked.write_bytes(content + hashlib.sha256(content).digest())
+            linked.replace(path)
     return path
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS).stdout
 
 
 def _cache_dir() -> Path:
@@ -82,7 +89,7 @@ def _cache_dir() -> Path:
 
 def _key(compiler: str) -> str:
     """Differs wherever another library would come out: sources, flags, compiler, processor."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS).stdout
+    version = _run(compiler, "--version")
     parts = [path.name + path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.[ch]*"))]
     return hashlib.sha256("\0".join([*parts, *FLAGS, version, _processor()]).encode()).hexdigest()[:32]
 

@@ -1,11 +1,13 @@
 // x W^T + b with weights of 8 or 4 bits: integer products within groups of inputs, fp32 sums over the groups.
 //
 // Outputs come in panels of 16, so that one vector holds a panel's sums; the layout of weights and scales is networks/quantized.py's:
-//   weights [panel][step of 4 inputs][16 outputs][4 inputs] bytes w + 128; with 4 bits a byte holds w + 8 of one step in its lower
-//           half and of the next step in its upper half
-//   scales  [panel][group][16 outputs] in bfloat16; a group has 64 inputs with 8 bits, 32 with 4
+//   8 bits: a group of 64 inputs shares a scale, w = scale * (number - 128)
+//   4 bits: a group of 32 inputs shares a scale and a minimum, w = scale * number + minimum
+//   numbers [panel][step of 4 inputs][16 outputs][4 inputs] bytes; with 4 bits a byte holds one step in its lower half and the next
+//           step in its upper half
+//   scales  [panel][group][1 or 2][16 outputs] in bfloat16: scales, then minima
 // Activations are rounded to 8 bits by row and group. Weights are unsigned, because the processor multiplies unsigned by signed
-// bytes: what is added to them is taken away again through the group's sum of activations.
+// bytes: what that adds is taken away again, or what it lacks is added, through the group's sum of activations.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -27,8 +29,9 @@ typedef uint8_t Bytes __attribute__((vector_size(PANEL * STEP)));
 
 template <int BITS>
 constexpr int GROUP = BITS == 8 ? 64 : 32;
+constexpr int OFFSET = 128;  // of numbers of 8 bits
 template <int BITS>
-constexpr int OFFSET = BITS == 8 ? 128 : 8;
+constexpr int SCALES = BITS == 8 ? 1 : 2;
 
 // sums[o] + weights[o] . activations, over four bytes each
 inline Integers dot(Integers sums, Bytes weights, const int8_t* activations) {
@@ -55,12 +58,14 @@ struct Activations {
     std::vector<int8_t> numbers;  // [block][group][step][ROWS][STEP]
     std::vector<float> scales;    // [block][group][ROWS]
     std::vector<int32_t> starts;  // [block][group][ROWS]: what takes the weights' offset away
+    std::vector<float> totals;    // [block][group][ROWS]: sums of the rounded activations
 
     void prepare(int64_t num_rows, int64_t num_inputs, int64_t group) {
         rows = num_rows, inputs = num_inputs, groups = (num_inputs + group - 1) / group, blocks = (num_rows + ROWS - 1) / ROWS;
         numbers.resize(blocks * groups * group * ROWS);
         scales.resize(blocks * groups * ROWS);
         starts.resize(blocks * groups * ROWS);
+        totals.resize(blocks * groups * ROWS);
     }
 
     int64_t first_row(int64_t block) const { return rows * block / blocks; }
@@ -79,17 +84,19 @@ struct Activations {
         }
         const float most = largest(highest), inverse = most > 0.0f ? 127.0f / most : 0.0f;
         const Lanes shifter = Lanes{} + 12582912.0f;  // 1.5 x 2^23: adding it rounds to a whole number, in the last bits
-        Lanes total = {};
+        Lanes lanes_total = {};
         const int64_t at = (block * groups + group) * ROWS + row - first_row(block);
         int8_t* to = numbers.data() + (block * groups + group) * SIZE * ROWS + (row - first_row(block)) * STEP;
         for (int v = 0; v < VECTORS; v++) {
             const IntLanes rounded = (IntLanes)(given[v] * inverse + shifter) - (IntLanes)shifter;
-            total += __builtin_convertvector(rounded, Lanes);
+            lanes_total += __builtin_convertvector(rounded, Lanes);
             const ByteLanes bytes = __builtin_convertvector(rounded, ByteLanes);
             for (int s = 0; s < LANES / STEP; s++, to += ROWS * STEP) std::memcpy(to, (const char*)&bytes + s * STEP, STEP);
         }
         scales[at] = most / 127.0f + sum(poison);
-        starts[at] = -OFFSET<BITS> * int32_t(sum(total));
+        const float total = sum(lanes_total);
+        starts[at] = -OFFSET * int32_t(total);
+        totals[at] = total * scales[at];
     }
 };
 
@@ -108,12 +115,13 @@ __attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t b
     const int8_t* numbers = x.numbers.data() + block * x.groups * GROUP<BITS> * ROWS;
     const float* scales = x.scales.data() + block * x.groups * ROWS;
     const int32_t* starts = x.starts.data() + block * x.groups * ROWS;
+    const float* totals = x.totals.data() + block * x.groups * ROWS;
     Floats total[COUNT] = {};
     for (int64_t g = 0; g < x.groups; g++) {
         for (int64_t line = 0; line < panel.ahead_lines; line++, panel.ahead += 64) __builtin_prefetch(panel.ahead);
         Integers sums[COUNT];
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + starts[r];
+        for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + (BITS == 8 ? starts[r] : 0);
 #pragma GCC unroll 2
         for (int s = 0; s < STEPS; s += 8 / BITS) {
             const Bytes packed = read<Bytes>(panel.weights);
@@ -134,7 +142,12 @@ __attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t b
         const Floats scale = scales_of(panel.scales);
 #pragma GCC unroll 8
         for (int r = 0; r < COUNT; r++) total[r] += __builtin_convertvector(sums[r], Floats) * (scale * scales[r]);
-        panel.scales += PANEL, scales += ROWS, starts += ROWS;
+        if constexpr (BITS == 4) {
+            const Floats minimum = scales_of(panel.scales + PANEL);
+#pragma GCC unroll 8
+            for (int r = 0; r < COUNT; r++) total[r] += minimum * totals[r];
+        }
+        panel.scales += SCALES<BITS> * PANEL, scales += ROWS, starts += ROWS, totals += ROWS;
     }
     for (int r = 0; r < COUNT; r++) out[r] = total[r];
 }
@@ -158,8 +171,8 @@ void multiply(const float* x, const Matrix& matrix, float* out, int64_t rows, in
     static thread_local Activations kept;  // its memory serves the next call too
     Activations& rounded = kept;           // the one of this thread, for all threads of the team
     rounded.prepare(rows, matrix.inputs, GROUP<BITS>);
-    const int64_t panels = (matrix.outputs + PANEL - 1) / PANEL, panel_scales = rounded.groups * PANEL;
-    const int64_t panel_bytes = panel_scales * GROUP<BITS> * BITS / 8;
+    const int64_t panels = (matrix.outputs + PANEL - 1) / PANEL, panel_scales = rounded.groups * SCALES<BITS> * PANEL;
+    const int64_t panel_bytes = rounded.groups * GROUP<BITS> * PANEL * BITS / 8;
 #pragma omp parallel num_threads(threads) if (rows * matrix.inputs * matrix.outputs > SMALL)
     {
 #pragma omp for collapse(2) schedule(static)
