@@ -126,6 +126,8 @@ class Engine:
     def add(self, request: Request) -> int:
         """Take in a request; its id, which its events carry. Raises RequestError for one that does not fit the network or the cache."""
         num_new_tokens = request.num_new_tokens(self.network.vocab_size, self.network.context_length)
+        for sampler in request.samplers:
+            sampler.check(self.network.vocab_size)
         if (longest := len(request.prompt_ids) + num_new_tokens) > self._pool.num_blocks * self._pool.block_tokens:
             raise RequestError(
                 f"prompt and reply can have {longest} tokens and the cache holds {self._pool.num_blocks * self._pool.block_tokens}: "

@@ -46,7 +46,7 @@ def test_refuses_values_outside_their_range(biases: dict[int, float]) -> None:
 def test_an_id_outside_the_vocabulary_is_an_error_before_and_in_the_call() -> None:
     LogitBias({49: 1.0}).check(50)
     LogitBias({}).check(1)
-    with pytest.raises(RequestError, match="token 50 .* under the vocabulary's size, 50"):
+    with pytest.raises(RequestError, match=r"token 50 .* under the vocabulary's size, 50"):
         LogitBias({3: 1.0, 50: 1.0}).check(50)
     with pytest.raises(RequestError, match="token 50"):
         LogitBias({50: 1.0})(torch.zeros(1, 50), HISTORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -262,7 +263,7 @@ def _by_hand(sampler: Sampler, logits: list[float]) -> list[float]:
         case PresencePenalty(penalty=x):
             return [logit - x * (token in reply) for token, logit in enumerate(logits)]
         case NoRepeatNgram(n=2):
-            return [-math.inf if (TOKENS[-1], token) in zip(TOKENS, TOKENS[1:]) else logit for token, logit in enumerate(logits)]
+            return [-math.inf if (TOKENS[-1], token) in itertools.pairwise(TOKENS) else logit for token, logit in enumerate(logits)]
     raise AssertionError(sampler)
 
 

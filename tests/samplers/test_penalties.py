@@ -79,7 +79,7 @@ def test_openai_s_formula_in_plain_python() -> None:
         frequency, presence = draw.uniform(-2.0, 2.0), draw.uniform(-2.0, 2.0)
         counts = [tokens[prompt_length:].count(token) for token in range(8)]
         expected = [logit - count * frequency - float(count > 0) * presence for logit, count in zip(logits, counts)]
-        history = History(torch.tensor([tokens + [-1, -1]]), torch.tensor([prompt_length]))
+        history = History(torch.tensor([[*tokens, -1, -1]]), torch.tensor([prompt_length]))
         logits_BV = torch.tensor([logits], dtype=torch.float64)
         for sampler in (FrequencyPenalty(frequency), PresencePenalty(presence)):
             logits_BV = sampler(logits_BV, history)

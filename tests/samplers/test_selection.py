@@ -81,6 +81,21 @@ def test_top_p_keeps_the_smallest_set(dtype: torch.dtype) -> None:
     assert _kept(TopP(0.5), _logits(0.15, 0.3, 0.3, 0.25, dtype=dtype)) == {1, 2}
 
 
+@pytest.mark.parametrize("kind", [TopP, TypicalP])
+def test_excluded_columns_make_no_difference_to_the_bit(kind: type[TopP] | type[TypicalP]) -> None:
+    """At the very borders of p, where a sum in another order would show."""
+    columns = torch.randperm(3001, generator=torch.Generator().manual_seed(0))[:60].sort().values
+    logits_BV = _random(1, 3001)
+    few_BC = logits_BV[:, columns]
+    logits_BV = torch.full_like(logits_BV, -math.inf).index_copy(-1, columns, few_BC)
+    for seed in range(6):
+        scale = 1.0 + seed / 7.0
+        order = few_BC.sort(descending=True).values if kind is TopP else few_BC
+        for border in (order / scale).double().softmax(dim=-1).cumsum(dim=-1)[0, :-2].tolist():
+            sampler = kind(min(border + 1e-6, 1.0))
+            assert torch.equal(sampler(logits_BV / scale, HISTORY)[:, columns], sampler(few_BC / scale, HISTORY))
+
+
 def test_top_p_of_ties_keeps_the_lowest_ids() -> None:
     assert _kept(TopP(0.5), torch.zeros(1, 10)) == {0, 1, 2, 3, 4}
     assert _kept(TopP(0.05), torch.zeros(1, 10)) == {0}
