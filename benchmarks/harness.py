@@ -62,6 +62,8 @@ class Table:
         targets: what was to be reached.
         gemm: rates of the machine's matrix products, FLOP/s by round, by shape; empty where none were measured.
         flops: floating-point operations of one unit; 0 where it does no products.
+        figures: by round, what is no row's rate; the section says in its notes what they mean.
+        columns: further columns: what each row says of itself.
     """
 
     title: str
@@ -73,6 +75,8 @@ class Table:
     targets: list[Target] = field(default_factory=list)
     gemm: dict[str, list[float]] = field(default_factory=dict)
     flops: float = 0.0
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def peak_flops(self) -> float:
@@ -152,8 +156,8 @@ def compete(
 ) -> Table:
     """Run the contenders round by round: A B C, C B A, A B C, ... so that the machine's drift meets all of them alike.
 
-    A contender that fails is left out, with a note. An answer is one row's time, unless it carries `rates` (units a second by row)
-    or `gemm` (the machine's FLOP/s by shape).
+    A contender that fails is left out, with a note. An answer is one row's time, unless it carries `rates` (units a second by row),
+    `gemm` (the machine's FLOP/s by shape) or other `figures`; `columns` are texts beside the row of the contender's name.
     """
     table = Table(title, unit, {})
     workers: list[Worker] = []
@@ -183,6 +187,10 @@ def _enter(table: Table, name: str, answer: dict[str, Any], units: float) -> Non
     table.flops = answer.get("flops", table.flops)
     for shape, rate in answer.get("gemm", {}).items():
         table.gemm.setdefault(shape, []).append(rate)
+    for figure, value in answer.get("figures", {}).items():
+        table.figures.setdefault(figure, []).append(value)
+    for column, text in answer.get("columns", {}).items():
+        table.columns.setdefault(column, {})[name] = text
     for row, rate in answer.get("rates", {name: units / answer["seconds"]}).items():
         table.rates.setdefault(row, []).append(rate)
         table.peak_mib[row] = answer["peak_mib"]

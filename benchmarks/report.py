@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 
 from harness import Table, Target
@@ -12,8 +13,9 @@ def lines(table: Table) -> Iterator[str]:
     """The table, the machine's limits, the targets and the notes, as Markdown that also reads well in a terminal."""
     yield f"### {table.title}"
     yield ""
-    yield from aligned([header(table), *(row(table, name) for name in table.rates)])
-    yield ""
+    if table.rates:
+        yield from aligned([header(table), *(row(table, name) for name in table.rates)])
+        yield ""
     if table.gemm:
         shapes = ", ".join(f"{shape} {median(rates) / 1e9:,.0f}" for shape, rates in table.gemm.items())
         yield f"- GEMM, GFLOP/s by shape: {shapes}; the peak is the best shape's median, {table.peak_flops / 1e9:,.0f}."
@@ -28,18 +30,20 @@ def header(table: Table) -> list[str]:
         *names,
         *(["of GEMM peak"] if table.peak_flops else []),
         *(["parameters"] if any(table.parameters.values()) else []),
+        *table.columns,
         "peak MiB",
     ]
 
 
 def row(table: Table, name: str) -> list[str]:
     """One contender: its rate, its rate over the first row's by round, its part of the machine's peak, its size, its memory."""
-    cells = [name, spread(table.rates[name], ",.0f"), spread(table.ratios(name, next(iter(table.rates))), ".3f")]
+    rates = table.rates[name]
+    cells = [name, spread(rates, ",.0f" if median(rates) >= 100 else ",.1f"), spread(table.ratios(name, next(iter(table.rates))), ".3f")]
     if table.peak_flops:
         cells.append(f"{median(table.rates[name]) * table.flops / table.peak_flops:.0%}")
     if any(table.parameters.values()):
         cells.append(f"{table.parameters[name]:,}" if table.parameters[name] else "")
-    return [*cells, f"{table.peak_mib[name]:,.0f}"]
+    return [*cells, *(texts.get(name, "") for texts in table.columns.values()), f"{table.peak_mib[name]:,.0f}"]
 
 
 def spread(values: list[float], form: str) -> str:
@@ -62,6 +66,15 @@ def verdict(table: Table, target: Target) -> str:
     ratios = table.ratios(target.ours, fastest)
     met = median(ratios) >= target.factor
     return f"{word(met)}: {target.ours} is {spread(ratios, '.3f')} x {fastest}; target at least {target.factor}"
+
+
+def replace_section(file: Path, heading: str, text: str) -> None:
+    """Put the tables under the heading of a Markdown file, in place of all that is there up to the next heading of its level."""
+    before, found, after = file.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    if not found:
+        raise SystemExit(f"{file} has no section {heading!r}")
+    _, next_heading, rest = after.partition("\n## ")
+    file.write_text(f"{before}\n{heading}\n\n{text.rstrip()}\n{next_heading}{rest}", encoding="utf-8")
 
 
 def word(met: bool) -> str:

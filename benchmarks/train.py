@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from harness import say
-from report import lines
+from report import lines, replace_section
 from sections import SECTIONS, Options
 
 
@@ -50,7 +50,7 @@ def main() -> int:
     text = "\n".join([*heading, *(line for table in tables for line in [*lines(table), ""])])
     print(text)
     if arguments.markdown:
-        replace_results(arguments.markdown, text)
+        replace_section(arguments.markdown, "## Results", text)
     if arguments.json:
         arguments.json.write_text(json.dumps([table.to_json() for table in tables], indent=1), encoding="utf-8")
     return 0
@@ -81,17 +81,6 @@ def conditions(arguments: argparse.Namespace, seconds: float) -> str:
     parts += ["--quick: fewer rounds and rows than figures need"] if arguments.quick else []
     parts += [f"not given, left out: {', '.join(missing)}"] if missing else []
     return f"Conditions: {'; '.join(parts)}."
-
-
-HEADING = "## Results"
-
-
-def replace_results(file: Path, text: str) -> None:
-    """Put the tables under the file's `## Results`, its last section, in place of those that are there."""
-    before, found, _ = file.read_text(encoding="utf-8").partition(f"\n{HEADING}\n")
-    if not found:
-        raise SystemExit(f"{file} has no section {HEADING!r}")
-    file.write_text(f"{before}\n{HEADING}\n\n{text.rstrip()}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

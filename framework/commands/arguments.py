@@ -2,7 +2,8 @@
 
 A function and the words after its name flow in; its exit code flows out. Required parameters are positionals (parts of a
 family are `--options` all the same), `*names` takes any number of words, everything else is an option.
-A command that parses for itself takes one parameter called `arguments`.
+A dataclass's fields become options of their own where `fields.spread` says so. A command that parses for itself takes one parameter
+called `arguments`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from framework import share
 from framework.commands.compose import load_part
+from framework.commands.fields import Fields, argument_help, spreads
 from framework.commands.part_help import part_help
 from framework.commands.slots import family_of, is_file, is_list, normalise
 from framework.errors import ConfigError
@@ -36,30 +38,34 @@ def run(name: str, command: Callable[..., Any], words: list[str]) -> int:
     parameters = inspect.signature(command).parameters
     if list(parameters) == ["arguments"]:
         return int(command(words) or 0)
+    spread = spreads(command)
+    options = [option for name in parameters for option in (spread[name].names if name in spread else [name])]
     if asked := _asked_part(words):
-        _known(name, asked[0], parameters)
+        _known(name, asked[0], options)
         print(part_help(*asked))
         return 0
-    parser, positionals, variadic = _parser(name, command)
+    parser, positionals, variadic = _parser(name, command, spread)
     import jsonargparse
 
     try:
-        config = parser.parse_args(_in_order(name, words, parameters))
+        lists = {option for fields in spread.values() for option in fields.lists}
+        config = parser.parse_args(_in_order(name, words, options, lists))
         values = parser.instantiate_classes(config).as_dict()
     except jsonargparse.ArgumentError as error:
         raise ConfigError(f"{shorten(str(error))} (framework {name} --help shows what it takes)") from None
     leading = [values.pop(positional) for positional in positionals]
     rest = values.pop(variadic, None) or [] if variadic else []
-    return int(command(*leading, *rest, **{key: value for key, value in values.items() if key in parameters}) or 0)
+    given = {key: value for key, value in values.items() if key in parameters}
+    return int(command(*leading, *rest, **given, **{parameter: fields.build(values) for parameter, fields in spread.items()}) or 0)
 
 
-def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str | None]:
+def _parser(name: str, command: Callable[..., Any], spread: Mapping[str, Fields]) -> tuple[Any, list[str], str | None]:
     import jsonargparse
 
     docstring = inspect.getdoc(command) or ""
     parser = jsonargparse.ArgumentParser(prog=f"framework {name}", description=docstring.split("\n\n")[0], exit_on_error=False)
     parameters = inspect.signature(command).parameters.values()
-    help_of = _argument_help(docstring)
+    help_of = argument_help(docstring)
     required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and not family_of(p.name)]
     for parameter in required:
         kind = Path if "Path" in str(parameter.annotation) else int if str(parameter.annotation) == "int" else str
@@ -68,15 +74,18 @@ def _parser(name: str, command: Callable[..., Any]) -> tuple[Any, list[str], str
     if variadic:
         parser.add_argument(variadic, nargs="*", type=str, default=[], help=help_of.get(variadic))
     parser.add_function_arguments(
-        command, as_group=False, skip={*(p.name for p in required), *([variadic] if variadic else [])}, sub_configs=True
+        command, as_group=False, skip={*(p.name for p in required), *([variadic] if variadic else []), *spread}, sub_configs=True
     )
+    for fields in spread.values():
+        fields.add_to(parser)
     return parser, [p.name for p in required], variadic
 
 
-def _in_order(name: str, words: list[str], parameters: Iterable[str]) -> list[str]:
+def _in_order(name: str, words: list[str], known: Iterable[str], lists: Collection[str] = ()) -> list[str]:
     """Options with parts written out, then positionals: argparse would take a variadic positional as empty when an option stands before it.
 
-    Every option but --help takes one value, and no option may be shortened: what is said today must mean the same tomorrow.
+    Every option but --help takes one value, and no option may be shortened: what is said today must mean the same tomorrow. A hyphen
+    in an option's name is an underscore. An option in `lists` takes a JSON list, or one item each time it is given.
     """
     options: list[str] = []
     positionals: list[str] = []
@@ -90,10 +99,15 @@ def _in_order(name: str, words: list[str], parameters: Iterable[str]) -> list[st
             (options if word in HELP else positionals).append(word)
             continue
         key, equals, value = word[2:].partition("=")
-        _known(name, key, parameters)
+        first, dot, rest = key.partition(".")
+        key = f"{first.replace('-', '_')}{dot}{rest}"
+        _known(name, key, known)
         if not equals and (not queue or (queue[0].startswith("--") and len(queue[0]) > 2)):
             raise ConfigError(f"--{key} needs a value: --{key} VALUE.")
-        options.append(f"--{key}={_expand(value if equals else queue.pop(0), key)}")
+        value = value if equals else queue.pop(0)
+        if key in lists and not value.startswith("["):
+            key += "+"
+        options.append(f"--{key}={_expand(value, key)}")
     return [*options, *(["--", *positionals] if positionals else [])]
 
 
@@ -131,12 +145,6 @@ def _expand(word: str, key: str) -> str:
         given = yaml.safe_load(word)
         part = normalise(key, [given] if is_list(key) and not key.endswith("+") and isinstance(given, str) else given, "the command line")
     return json.dumps(part)
-
-
-def _argument_help(docstring: str) -> dict[str, str]:
-    """Parameter -> its line in the `Args:` section."""
-    section = docstring.partition("Args:\n")[2].split("\n\n")[0]
-    return {m[1]: " ".join(m[2].split()) for m in re.finditer(r"^ {4}(\w+): (.+(?:\n {6,}.+)*)", section, re.MULTILINE)}
 
 
 NOISE = re.compile(

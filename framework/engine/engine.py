@@ -66,6 +66,7 @@ class Engine:
         speculation: how further tokens are guessed, to be verified together; None: not at all. Replies are the same.
         compile: compile the decoding of one token a reply with torch.compile, on a GPU into CUDA graphs. Minutes at first; on a CPU
             our own kernels, which it replaces, are usually faster.
+        vocab_size: ids from here on are never drawn: a network may have rows for ids that its tokenizer does not know.
     """
 
     registries: ClassVar[Mapping[str, Registry]] = MappingProxyType({name: registry(f"framework.{name}") for name in FAMILIES})
@@ -80,19 +81,21 @@ class Engine:
         prefix_cache: bool = True,
         speculation: Speculation | None = None,
         compile: bool = False,
+        vocab_size: int | None = None,
     ) -> None:
         context = network.context_length
         tokens = max(context, max_running * min(context, MAX_TOKENS_OF_A_REPLY)) if cache_tokens is None else cache_tokens
         for name, value in {"max_running": max_running, "chunk_tokens": chunk_tokens, "cache_tokens": tokens}.items():
             if value < 1:
                 raise RequestError(f"{name} is {value} and must be at least 1")
+        self.vocab_size = min(network.vocab_size, vocab_size or network.vocab_size)
         self.network, self.speculation, self._max_running = network, speculation, max_running
         self._pool = BlockPool(-(-tokens // BLOCK_TOKENS), BLOCK_TOKENS)
         self._batcher = Batcher(self._pool, max_running, chunk_tokens, prefix_cache)
-        self._runner = Runner(network, max_running, self._pool.num_blocks, compile)
+        self._runner = Runner(network, max_running, self._pool.num_blocks, compile, self.vocab_size)
         self._chooser = Chooser()
         if speculation is not None:
-            speculation.begin(max_running, self._pool.num_blocks)
+            speculation.begin(max_running, self._pool.num_blocks, self.vocab_size)
         self._active: dict[int, list[Reply]] = {}  # unfinished replies of each request
         self._forks: dict[int, list[Reply]] = {}  # replies that begin when the request's first one has read the prompt
         self._beams: dict[int, Beams] = {}
@@ -125,9 +128,9 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Take in a request; its id, which its events carry. Raises RequestError for one that does not fit the network or the cache."""
-        num_new_tokens = request.num_new_tokens(self.network.vocab_size, self.network.context_length)
+        num_new_tokens = request.num_new_tokens(self.vocab_size, self.network.context_length)
         for sampler in request.samplers:
-            sampler.check(self.network.vocab_size)
+            sampler.check(self.vocab_size)
         if (longest := len(request.prompt_ids) + num_new_tokens) > self._pool.num_blocks * self._pool.block_tokens:
             raise RequestError(
                 f"prompt and reply can have {longest} tokens and the cache holds {self._pool.num_blocks * self._pool.block_tokens}: "

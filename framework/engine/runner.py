@@ -30,10 +30,11 @@ class Runner:
         max_running: places.
         num_blocks: of the cache.
         compile: compile rounds of one token a row: CUDA graphs on a GPU; minutes at first.
+        vocab_size: how many logits are looked at; None: all.
     """
 
-    def __init__(self, network: Network, max_running: int, num_blocks: int, compile: bool = False) -> None:
-        self.network, self.block_tokens = network, BLOCK_TOKENS
+    def __init__(self, network: Network, max_running: int, num_blocks: int, compile: bool = False, vocab_size: int | None = None) -> None:
+        self.network, self.block_tokens, self.vocab_size = network, BLOCK_TOKENS, vocab_size
         with torch.inference_mode():
             self.cache = network.new_cache(num_blocks, self.block_tokens)
         if self.cache is None:
@@ -57,7 +58,7 @@ class Runner:
     def logits(self, hidden_BD: Tensor) -> Tensor:
         """Logits over the vocabulary, [B, V]."""
         with evaluating(self.network):
-            return self.network.logits(hidden_BD)
+            return self.network.logits(hidden_BD)[:, : self.vocab_size]
 
     def copy_block(self, source: int, target: int) -> None:
         """Let a block hold what another one holds."""

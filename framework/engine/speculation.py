@@ -29,7 +29,7 @@ class Speculation(ABC):
 
     num_tokens: int
 
-    def begin(self, max_running: int, num_blocks: int) -> None:  # noqa: B027  nothing to prepare, for most
+    def begin(self, max_running: int, num_blocks: int, vocab_size: int) -> None:  # noqa: B027  nothing to prepare, for most
         """An engine of this size takes it into use; one speculation serves one engine."""
 
     @abstractmethod
@@ -83,9 +83,13 @@ class DraftNetwork(Speculation):
         self.network, self.num_tokens = network, num_tokens
         self._shadows: dict[int, Reply] = {}  # of each place: what the draft has computed
 
-    def begin(self, max_running: int, num_blocks: int) -> None:
+    def begin(self, max_running: int, num_blocks: int, vocab_size: int) -> None:
         """See Speculation."""
-        self._runner = Runner(self.network, max_running, num_blocks)
+        if self.network.vocab_size < vocab_size:
+            raise RequestError(
+                f"the draft network has {self.network.vocab_size} ids and the engine's {vocab_size}: they need one tokenizer"
+            )
+        self._runner = Runner(self.network, max_running, num_blocks, vocab_size=vocab_size)
 
     def propose(self, rooms: Mapping[Reply, int], chooser: Chooser) -> None:
         """See Speculation."""

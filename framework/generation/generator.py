@@ -61,11 +61,11 @@ class Generator:
         template: ChatTemplate | None = None,
     ) -> None:
         config = config or {}
-        self.engine = engine if isinstance(engine, Engine) else Engine(engine)
+        self.engine = engine if isinstance(engine, Engine) else Engine(engine, vocab_size=tokenizer.vocab_size)
         self.tokenizer, self.template = tokenizer, template
         self.defaults = SamplingOptions.from_generation_config(config)
         self.max_new_tokens = (_numbers(config, "max_new_tokens") or [MAX_NEW_TOKENS])[0]
-        self.context_length, self.vocab_size = self.engine.network.context_length, self.engine.network.vocab_size
+        self.context_length, self.vocab_size = self.engine.network.context_length, self.engine.vocab_size
         self._eos_ids = frozenset({tokenizer.eos_id, *_numbers(config, "eos_token_id")})
 
     @classmethod
@@ -107,7 +107,7 @@ class Generator:
             generation = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
         except ValueError as broken:
             raise CheckpointError(f"{config} is no valid JSON ({broken}): repair or delete it") from None
-        return cls(Engine(network, **engine), tokenizer, generation, ChatTemplate.load(model))
+        return cls(Engine(network, vocab_size=tokenizer.vocab_size, **engine), tokenizer, generation, ChatTemplate.load(model))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -132,7 +132,7 @@ class Generator:
         request = Request(
             prompt_ids=prompt,
             max_new_tokens=self.max_new_tokens if settings.max_new_tokens is None else settings.max_new_tokens,
-            samplers=[*settings.sampling_options.over(self.defaults).samplers(), *settings.samplers],
+            samplers=[*self._options(settings).chain(), *settings.samplers],
             stop_ids=stop_ids,
             min_new_tokens=settings.min_new_tokens,
             seed=settings.seed,
@@ -140,6 +140,9 @@ class Generator:
             logprobs=settings.logprobs,
             prompt_logprobs=settings.prompt_logprobs,
             cache_key=settings.cache_key,
+            num_beams=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            early_stopping=settings.early_stopping,
         )
         request.num_new_tokens(self.vocab_size, self.context_length)
         reader = Reader(self.tokenizer, request, settings.stop, settings.include_stop)
@@ -197,6 +200,11 @@ class Generator:
                         self.engine.cancel(event.request_id, event.index)
                 if reader.finished:
                     return
+
+    def _options(self, settings: Settings) -> SamplingOptions:
+        """The sampling options of a reply; a beam search draws nothing, so those that shape a draw are out of it."""
+        options = settings.sampling_options.over(self.defaults)
+        return options if settings.num_beams == 1 else replace(options, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0)
 
     def _check(self, settings: Settings) -> None:
         """What neither the samplers nor the request can know: the vocabulary's size."""

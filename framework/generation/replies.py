@@ -5,11 +5,13 @@ Numbered prompts flow in, pieces of their replies flow out as they come. Must no
 
 from __future__ import annotations
 
+from collections.abc import Generator as Stream
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from framework.errors import RequestError
+from framework.errors import UserError
 from framework.generation.reader import Chunk, Reader
 from framework.generation.settings import Settings
 
@@ -35,7 +37,7 @@ class Replies:
         return len(self._open)
 
     def add(self, number: int, prompt: str | Sequence[int], settings: Settings) -> Reader:
-        """Take in a prompt, text or ids, under a number. Raises RequestError for one that cannot be served."""
+        """Take in a prompt, text or ids, under a number. Raises UserError for one that cannot be served."""
         request, reader = self._generator.prepare(prompt, settings)
         self._open[self._engine.add(request)] = number, reader
         return reader
@@ -65,7 +67,7 @@ class Replies:
 
 def pieces(
     generator: Generator, prompts: Iterable[str | Sequence[int]], settings: Settings, first: int = 0
-) -> Iterator[tuple[int, Chunk | Exception]]:
+) -> Stream[tuple[int, Chunk | Exception], None, None]:
     """All prompts through the engine together: (number of the prompt, a piece of one of its replies or the error that ended them).
 
     Args:
@@ -82,7 +84,7 @@ def pieces(
                 seed = None if settings.seed is None else settings.seed + number * settings.n
                 try:
                     replies.add(number, prompt, replace(settings, seed=seed))
-                except RequestError as refused:
+                except UserError as refused:
                     yield number, refused
             if not replies:
                 return
@@ -91,18 +93,19 @@ def pieces(
         replies.close()
 
 
-def texts(parts: Iterable[tuple[int, Chunk | Exception]], n: int) -> Iterator[tuple[int, list[str] | Exception]]:
+def texts(parts: Stream[tuple[int, Chunk | Exception], None, None], n: int) -> Iterator[tuple[int, list[str] | Exception]]:
     """The pieces put together: (number of the prompt, its n texts or its error), as they finish."""
     growing: dict[int, list[str]] = {}
     unfinished: dict[int, int] = {}
-    for number, part in parts:
-        if isinstance(part, Exception):
-            growing.pop(number, None)
-            yield number, part
-            continue
-        growing.setdefault(number, [""] * n)[part.index] += part.text
-        if part.finish_reason:
-            unfinished[number] = unfinished.get(number, n) - 1
-            if not unfinished[number]:
-                del unfinished[number]
-                yield number, growing.pop(number)
+    with closing(parts):
+        for number, part in parts:
+            if isinstance(part, Exception):
+                growing.pop(number, None)
+                yield number, part
+                continue
+            growing.setdefault(number, [""] * n)[part.index] += part.text
+            if part.finish_reason:
+                unfinished[number] = unfinished.get(number, n) - 1
+                if not unfinished[number]:
+                    del unfinished[number]
+                    yield number, growing.pop(number)

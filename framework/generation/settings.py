@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from framework.errors import RequestError
 from framework.samplers.base import Sampler
@@ -37,12 +37,17 @@ class Settings(SamplingOptions):
         json_schema: the reply is JSON that this schema (a mapping, or its JSON text) allows.
         regex: the whole reply matches this regular expression (Rust's syntax: no look-around, no back-references).
         cache_key: prompts share what was computed of them only with requests of the same key.
+        num_beams: over 1, a beam search of this width: the n best replies it finds, all text at its end. It draws nothing, so of the
+            sampling options only bias and penalties count.
+        length_penalty: a beam's log-probability is divided by its length to this power; over 0 favours long replies.
+        early_stopping: true ends the search with num_beams complete replies; false, when the best beam would score no better were
+            it complete now; "never", when it could not at its greatest length.
 
     Raises:
         RequestError: more than one of choices, json_schema and regex.
     """
 
-    samplers: Sequence[Sampler] = ()  # type: ignore[assignment]
+    samplers: Sequence[Sampler] = ()
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
     stop: Sequence[str] = ()
@@ -57,6 +62,9 @@ class Settings(SamplingOptions):
     json_schema: Mapping[str, Any] | str | None = None
     regex: str | None = None
     cache_key: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
     def __post_init__(self) -> None:
         constraints = [name for name in ("choices", "json_schema", "regex") if getattr(self, name) is not None]

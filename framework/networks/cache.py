@@ -102,7 +102,7 @@ class Group(NamedTuple):
 
     def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
         """What these tokens read, [N, H, Q]."""
-        query_RHCQ = query_NHQ.unflatten(0, self.positions_RC.shape).transpose(1, 2)
+        query_RHCQ = query_NHQ.reshape(*self.positions_RC.shape, *query_NHQ.shape[1:]).transpose(1, 2)
         keys_RKSQ, values_RKSQ = (memory[self.slots_RS].transpose(1, 2) for memory in (keys_SKQ, values_SKQ))
         key_S = torch.arange(self.slots_RS.shape[1], device=query_NHQ.device)
         mask_RCS = key_S <= self.positions_RC[:, :, None]

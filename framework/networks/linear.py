@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from framework.networks.kernels import calls
 
 MOST_ROWS = 64  # with more, torch's blocked product wins
-PLAIN = (Tensor, nn.Parameter)  # not fake, distributed or otherwise wrapped
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -21,12 +19,11 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 
     The kernel sums in fp32 (in bf16 networks too), and a row's result is the same bits alone and among others.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _fits(x, weight_OI, bias_O):
+    if torch.is_grad_enabled() or not calls.serve(x) or not _fit(x, weight_OI, bias_O):
         return F.linear(x, weight_OI, bias_O)
-    x_NI = x.reshape(-1, x.shape[-1]).contiguous()
     if x.dtype == torch.float32:
-        return calls.linear(x_NI, weight_OI, bias_O).view(*x.shape[:-1], -1)
-    return calls.linear(x_NI.float(), weight_OI, bias_O).to(x.dtype).view(*x.shape[:-1], -1)
+        return calls.linear(x if x.is_contiguous() else x.contiguous(), weight_OI, bias_O)
+    return calls.linear(x.float().contiguous(), weight_OI, bias_O).to(x.dtype)
 
 
 class Linear(nn.Linear):
@@ -36,19 +33,15 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def _fits(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> bool:
-    """Whether the kernel can do this product, and sooner than torch."""
+def _fit(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> bool:
+    """Whether the kernel takes these together, and is faster than torch."""
     return (
-        x.is_cpu
-        and weight_OI.is_cpu
-        and type(x) is Tensor
-        and type(weight_OI) in PLAIN
-        and x.dtype in DTYPES
-        and x.dtype == weight_OI.dtype
+        x.dtype == weight_OI.dtype
         and (bias_O is None or bias_O.dtype == x.dtype)
         and 0 < x.numel() <= MOST_ROWS * x.shape[-1]
-        and x.shape[-1] == weight_OI.shape[-1]  # torch says what is wrong
+        and x.shape[-1] == weight_OI.shape[-1]  # else torch says what is wrong
+        and weight_OI.is_cpu
         and weight_OI.is_contiguous()
+        and type(weight_OI) in calls.PLAIN
         and not torch.is_autocast_enabled("cpu")
-        and calls.available()
     )

@@ -3,8 +3,9 @@
 A Transformer flows in, a Network with the same interface flows out; forward, cache and logits work as before, a little less exactly.
 On a CPU our kernels multiply the integers; elsewhere, and without kernels, a matrix is dequantised at each use (less memory, not less time).
 
-Shape legend: O outputs, I inputs (padded with zeros to whole groups), G groups of inputs, K scale and (with 4 bits) minimum, P panels of 16 outputs, N rows, S steps of
-4 inputs (with 4 bits: of twice 4), B batch, T time, D model width, V vocabulary. Must not know files, requests or training.
+Shape legend: O outputs, I inputs (padded with zeros to whole groups), G groups of inputs, K scale and (with 4 bits) minimum,
+P panels of X = 16 outputs, S steps of 4 inputs (with 4 bits: of twice 4) in B bytes, N rows; B batch, T time, D model width,
+V vocabulary. Must not know files, requests or training.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.feedforward import FeedForward
 from framework.networks.kernels import calls
-from framework.networks.linear import PLAIN
 from framework.networks.transformer import Transformer
 
 Kind = Literal["int8", "int4"]
@@ -58,8 +58,10 @@ class QuantizedMatrix(nn.Module):
         if self.bits == 4:
             steps_NS4 = torch.stack([steps_NS4 & 15, steps_NS4 >> 4], dim=2)
         numbers_NGI = steps_NS4.reshape(len(ids_N), -1, GROUP[self.bits]).float()
-        scales_NGK1 = self.scales_PGKX.view(torch.bfloat16)[panels, :, :, places].float()[..., None]
-        weight_NGI = (numbers_NGI - 128) * scales_NGK1[:, :, 0] if self.bits == 8 else numbers_NGI * scales_NGK1[:, :, 0] + scales_NGK1[:, :, 1]
+        scales_NGK = self.scales_PGKX.view(torch.bfloat16)[panels, :, :, places].float()
+        weight_NGI = (numbers_NGI - 128 if self.bits == 8 else numbers_NGI) * scales_NGK[:, :, :1]
+        if self.bits == 4:
+            weight_NGI = weight_NGI + scales_NGK[:, :, 1:]
         return weight_NGI.flatten(1)[:, : self.num_inputs].to(self.dtype)
 
     def dequantised(self) -> Tensor:
@@ -68,24 +70,12 @@ class QuantizedMatrix(nn.Module):
 
     def product(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """x W^T + b over the last dimension."""
-        if not self._fits(x):
+        if not calls.serve(x) or x.shape[-1] != self.num_inputs:
             return F.linear(x, self.dequantised().to(x.dtype), bias_O)
-        x_NI = x.reshape(-1, self.num_inputs).float().contiguous()
+        exact = x if x.dtype == torch.float32 else x.float()
         bias = None if bias_O is None else bias_O.float()
-        out_NO = calls.quantized_linear(self.bits, x_NI, self.packed_PSB, self.scales_PGKX, bias, self.num_outputs)
-        return out_NO.to(x.dtype).view(*x.shape[:-1], -1)
-
-    def _fits(self, x: Tensor) -> bool:
-        """Whether the kernel can do this product."""
-        return (
-            not (torch.is_grad_enabled() and x.requires_grad)
-            and not torch.compiler.is_compiling()
-            and type(x) in PLAIN
-            and x.is_cpu
-            and x.shape[-1] == self.num_inputs
-            and x.dtype in (torch.float32, torch.bfloat16)
-            and calls.available()
-        )
+        out = calls.quantized_linear(self.bits, exact.contiguous(), self.packed_PSB, self.scales_PGKX, bias, self.num_outputs)
+        return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
 class QuantizedLinear(nn.Module):

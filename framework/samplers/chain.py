@@ -69,7 +69,7 @@ class SamplingOptions:
         missing = [field.name for field in fields(SamplingOptions) if getattr(self, field.name) is None]
         return replace(self, **{name: getattr(defaults, name) for name in missing})
 
-    def samplers(self) -> list[Sampler]:
+    def chain(self) -> list[Sampler]:
         """A sampler for each option, in the default order. Raises RequestError for a value outside its range."""
         try:
             return [make(idle if getattr(self, name) is None else getattr(self, name)) for name, make, idle in ORDER]

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from framework.engine.engine import Engine
-from framework.generation import Generator
+from framework.generation import Generator, Settings
 from framework.training.run_log import RunLog
 
 
@@ -43,8 +43,8 @@ class Samples(Callback):
     ) -> None:
         if every_n_validations < 1 or max_new_tokens < 1:
             raise ValueError(f"every_n_validations ({every_n_validations}) and max_new_tokens ({max_new_tokens}) must be at least 1")
-        self.prompts, self.every_n_validations, self.max_new_tokens = list(prompts), every_n_validations, max_new_tokens
-        self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        self.prompts, self.every_n_validations = list(prompts), every_n_validations
+        self.settings = Settings(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens)
         self._validations = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Samples(Callback):
         engine = Engine(recipe.network, max_running=len(self.prompts), prefix_cache=False)
         generator = Generator(engine, recipe.data.tokenizer)
         texts = [""] * len(self.prompts)
-        for number, replies in generator.batch(self.prompts, max_new_tokens=self.max_new_tokens, **self.options):
+        for number, replies in generator.batch(self.prompts, self.settings):
             texts[number] = f"({replies})" if isinstance(replies, Exception) else replies[0]
         return texts
 
@@ -85,7 +85,7 @@ def _log(logger: Any, step: int, prompts: Sequence[str], texts: Sequence[str]) -
         for number, (prompt, text) in enumerate(zip(prompts, texts)):
             logger.experiment.add_text(f"samples/{number}", f"    {prompt}{text}".replace("\n", "\n    "), step)
     elif isinstance(logger, WandbLogger):
-        logger.log_text("samples", columns=["prompt", "text"], data=list(zip(prompts, texts)), step=step)
+        logger.log_text("samples", columns=["prompt", "text"], data=[list(row) for row in zip(prompts, texts)], step=step)
 
 
 def append(path: Path, step: int, lines: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ def requests(count: int, seed: int = 0, greedy: bool = False) -> list[Request]:
                 top_k=draw.choice([0, 5]),
                 top_p=draw.choice([1.0, 0.8]),
                 repetition_penalty=draw.choice([1.0, 1.4]),
-            ).samplers(),
+            ).chain(),
             stop_ids=draw.choice([(), (3, 7)]),
             min_new_tokens=draw.randint(0, 1),
             seed=number,

@@ -14,7 +14,7 @@ from framework.samplers.chain import ORDER, SamplingOptions
 
 
 def test_default_order() -> None:
-    names = [type(sampler).__name__ for sampler in SamplingOptions().samplers()]
+    names = [type(sampler).__name__ for sampler in SamplingOptions().chain()]
     penalties = ["LogitBias", "RepetitionPenalty", "FrequencyPenalty", "PresencePenalty", "NoRepeatNgram"]
     assert names == [*penalties, "Temperature", "TopK", "TopP", "MinP", "TypicalP"]
     assert {name for name, *_ in ORDER} == {field.name for field in fields(SamplingOptions)}
@@ -23,7 +23,7 @@ def test_default_order() -> None:
 def test_no_options_change_nothing() -> None:
     logits_BV = torch.randn(1, 9)
     result = logits_BV
-    for sampler in SamplingOptions().samplers():
+    for sampler in SamplingOptions().chain():
         assert sampler.changes_nothing
         result = sampler(result, History(torch.tensor([[1]]), torch.tensor([1])))
     assert result is logits_BV
@@ -31,8 +31,8 @@ def test_no_options_change_nothing() -> None:
 
 def test_every_option_reaches_its_sampler() -> None:
     given = SamplingOptions(0.5, 3, 0.9, 0.1, 0.8, 1.2, 0.3, 0.4, 2, {1: 2.0})
-    assert not any(sampler.changes_nothing for sampler in given.samplers())
-    alone = [SamplingOptions(**{field.name: getattr(given, field.name)}).samplers() for field in fields(given)]
+    assert not any(sampler.changes_nothing for sampler in given.chain())
+    alone = [SamplingOptions(**{field.name: getattr(given, field.name)}).chain() for field in fields(given)]
     assert [sum(not sampler.changes_nothing for sampler in samplers) for samplers in alone] == [1] * 10
 
 
@@ -103,4 +103,4 @@ def test_a_generation_config_with_something_else_than_a_number_is_named(value: o
 def test_values_outside_their_range_are_request_errors_that_name_the_option(name: str, values: tuple[object, ...]) -> None:
     for value in values:
         with pytest.raises(RequestError, match=f"^{name} .* must "):
-            SamplingOptions(**{name: value}).samplers()  # type: ignore[arg-type]
+            SamplingOptions(**{name: value}).chain()  # type: ignore[arg-type]

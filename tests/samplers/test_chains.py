@@ -69,7 +69,7 @@ def _chain(pick: random.Random, vocab_size: int) -> list[Sampler]:
         no_repeat_ngram_size=maybe(0, 1, 2, 3),  # type: ignore[arg-type]
         logit_bias=maybe({}, {3: 5.0}, {0: -100.0, 5: 1.5}),  # type: ignore[arg-type]
     )
-    chain = options.samplers()
+    chain = options.chain()
     for extra in (DropBest(), LikeTheLast(), Greedy()):
         if pick.random() < 0.15:
             chain.insert(pick.randint(0, len(chain)), extra)
@@ -151,7 +151,7 @@ def test_a_large_vocabulary_and_several_threads() -> None:
 
 def test_a_batch_that_changes_nothing_keeps_the_very_logits() -> None:
     logits_BV = torch.randn(3, 50)
-    chains = Chains([SamplingOptions().samplers()] * 3)
+    chains = Chains([SamplingOptions().chain()] * 3)
     assert not chains.looks_back and not chains.is_greedy
     distribution = chains(logits_BV, _never)
     assert distribution.logits_BC is logits_BV and distribution.ids_BC is None
@@ -168,15 +168,15 @@ def test_a_history_is_made_only_where_it_is_read_and_once() -> None:
         calls.append(1)
         return History(torch.tensor([[1], [2], [3]]), torch.tensor([0, 0, 0]))
 
-    assert not Chains([SamplingOptions(top_k=3).samplers(), [DropBest()]]).looks_back
-    chains = Chains([SamplingOptions(repetition_penalty=2.0).samplers(), [LikeTheLast()], [Temperature(0.5)]])
+    assert not Chains([SamplingOptions(top_k=3).chain(), [DropBest()]]).looks_back
+    chains = Chains([SamplingOptions(repetition_penalty=2.0).chain(), [LikeTheLast()], [Temperature(0.5)]])
     assert chains.looks_back
     chains(torch.randn(3, 50), history)
     assert len(calls) == 1
 
 
 def test_greedy_rows_have_one_candidate_each_and_need_no_history() -> None:
-    kinds = [[Greedy()], [Temperature(0.0)], [TopK(1)], [TopP(1e-9)], SamplingOptions(temperature=0.0, top_k=50, top_p=0.9).samplers()]
+    kinds = [[Greedy()], [Temperature(0.0)], [TopK(1)], [TopP(1e-9)], SamplingOptions(temperature=0.0, top_k=50, top_p=0.9).chain()]
     chains = Chains(kinds)  # type: ignore[arg-type]
     logits_BV = torch.randn(5, 300).round()
     distribution = chains(logits_BV, _never)
@@ -199,7 +199,7 @@ def test_after_a_selection_few_columns_are_left() -> None:
 
 
 def test_chains_can_be_called_again_and_again() -> None:
-    chains = Chains([SamplingOptions(top_k=5).samplers(), SamplingOptions(temperature=0.0).samplers(), []])
+    chains = Chains([SamplingOptions(top_k=5).chain(), SamplingOptions(temperature=0.0).chain(), []])
     for seed in range(3):
         logits_BV = torch.randn(3, 70, generator=torch.Generator().manual_seed(seed))
         expected = [logits_BV[0].topk(5).indices.sort().values.tolist(), [logits_BV[1].argmax().item()], list(range(70))]
@@ -282,7 +282,7 @@ CHAINS: list[list[Sampler]] = [
     [NoRepeatNgram(2)],
     [Temperature(1.5), TopK(6), TopP(0.9), MinP(0.05)],
     [TopP(0.9), Temperature(1.5)],
-    SamplingOptions(1.3, 6, 0.97, 0.02, 0.98, 1.2, 0.1, 0.2, 0, {0: 2.0}).samplers(),
+    SamplingOptions(1.3, 6, 0.97, 0.02, 0.98, 1.2, 0.1, 0.2, 0, {0: 2.0}).chain(),
 ]
 
 

@@ -21,7 +21,7 @@ struct Attention {
     const int32_t* rows_N;
     const int32_t* positions_N;
     float* out_NHQ;
-    int64_t num_tokens, num_heads, num_kv_heads, width, table_length, block_tokens, window;
+    int64_t num_tokens, num_heads, num_kv_heads, width, query_stride, table_length, block_tokens, window;
 
     int64_t group() const { return num_heads / num_kv_heads; }
     int64_t first_position(int64_t token) const { return window ? std::max<int64_t>(0, positions_N[token] - window + 1) : 0; }
@@ -104,7 +104,7 @@ struct Attention {
             values[t] = values_SKQ + (slot * num_kv_heads + kv_head) * width;
         }
         std::fill(keys + length, keys + length + TILE_COLUMNS, keys[0]);  // the last tile may have fewer keys
-        const float* query = query_NHQ + (token * num_heads + kv_head * group()) * width;
+        const float* query = query_NHQ + token * query_stride + kv_head * group() * width;
         for (int64_t g = 0; g < group(); g += 4)
             chunk_rows(query + g * width, keys, values, length, int(std::min<int64_t>(4, group() - g)), partial + g * (width + 2));
     }
@@ -155,20 +155,20 @@ extern "C" {
 
 void attend_float32(
     const float* query, const float* keys, const float* values, const int32_t* tables, const int32_t* rows, const int32_t* positions, float* out,
-    int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t width, int64_t table_length, int64_t block_tokens, int64_t window,
+    int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t width, int64_t query_stride, int64_t table_length, int64_t block_tokens, int64_t window,
     int threads
 ) {
-    Attention<float>{query, keys, values, tables, rows, positions, out, num_tokens, num_heads, num_kv_heads, width, table_length, block_tokens, window}
+    Attention<float>{query, keys, values, tables, rows, positions, out, num_tokens, num_heads, num_kv_heads, width, query_stride, table_length, block_tokens, window}
         .run(threads);
 }
 
 void attend_bfloat16(
     const float* query, const BFloat16* keys, const BFloat16* values, const int32_t* tables, const int32_t* rows, const int32_t* positions,
-    float* out, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t width, int64_t table_length, int64_t block_tokens,
+    float* out, int64_t num_tokens, int64_t num_heads, int64_t num_kv_heads, int64_t width, int64_t query_stride, int64_t table_length, int64_t block_tokens,
     int64_t window, int threads
 ) {
     Attention<BFloat16>{
-        query, keys, values, tables, rows, positions, out, num_tokens, num_heads, num_kv_heads, width, table_length, block_tokens, window
+        query, keys, values, tables, rows, positions, out, num_tokens, num_heads, num_kv_heads, width, query_stride, table_length, block_tokens, window
     }.run(threads);
 }
 

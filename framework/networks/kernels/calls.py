@@ -1,7 +1,10 @@
-"""The kernels as functions of tensors. Callers ask `available` first; what is given must be contiguous and on the CPU.
+"""The kernels as functions of tensors. Callers ask `serve` first.
 
 Shape legend: N tokens (rows), I inputs, O outputs, S slots of a cache, H query heads, K key-value heads, Q head width,
 R sequences, M blocks of a sequence. Must not know networks or requests.
+
+These run hundreds of times for each token, and a microsecond in each is a twentieth of an int8 step of a small network: that is why
+arguments are not checked again, and why a row of dimensions in front is left as it is.
 """
 
 from __future__ import annotations
@@ -10,51 +13,84 @@ import ctypes
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.networks.kernels.library import load
 
+DTYPES = (torch.float32, torch.bfloat16)
+PLAIN = (Tensor, nn.Parameter)  # not fake, distributed or otherwise wrapped
+
 
 def available() -> bool:
-    """Whether the kernels can be called; compiles them the first time (seconds)."""
+    """Whether there are kernels here; compiles them the first time (seconds)."""
     return load() is not None
+
+
+def serve(x: Tensor) -> bool:
+    """Whether the kernels may take what is computed from x: inference, in fp32 or bf16, on a CPU, where there are kernels."""
+    return (
+        x.is_cpu
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.compiler.is_compiling()
+        and type(x) in PLAIN
+        and x.dtype in DTYPES
+        and available()
+    )
 
 
 def _library() -> ctypes.CDLL:
     library = load()
-    assert library is not None, "ask available() first"
+    assert library is not None, "ask serve() first"
     return library
 
 
-def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """x W^T + b in fp32, [N, O]: fp32 rows, weights in fp32 or bf16 (the bias alike).
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """x W^T + b over the last dimension, in fp32: x fp32 and contiguous, weights fp32 or bf16 and contiguous, the bias alike.
 
     The weights are read once for up to six rows at a time. A row's result is the same bits whatever rows are beside it.
     """
-    rows, inputs = x_NI.shape
-    outputs = weight_OI.shape[0]
-    out_NO = x_NI.new_empty(rows, outputs)
+    outputs, inputs = weight_OI.shape
+    out = x.new_empty(*x.shape[:-1], outputs)
     library = _library()
     function = library.linear_float32 if weight_OI.dtype == torch.float32 else library.linear_bfloat16
     bias = None if bias_O is None else bias_O.data_ptr()
-    function(x_NI.data_ptr(), weight_OI.data_ptr(), bias, out_NO.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
-    return out_NO
+    rows = x.numel() // inputs
+    function(x.data_ptr(), weight_OI.data_ptr(), bias, out.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
+    return out
 
 
-def quantized_linear(bits: Literal[8, 4], x_NI: Tensor, packed: Tensor, scales: Tensor, bias_O: Tensor | None, outputs: int) -> Tensor:
-    """x W^T + b in fp32, [N, O], with weights as `networks/quantized.py` packs them; x is rounded to 8 bits by row and group.
+def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Tensor, bias_O: Tensor | None, outputs: int) -> Tensor:
+    """x W^T + b over the last dimension, in fp32: x and bias fp32 and contiguous, weights as `networks/quantized.py` packs them.
 
-    A row's result is the same bits whatever rows are beside it.
+    x is rounded to 8 bits by row and group. A row's result is the same bits whatever rows are beside it.
     """
-    rows, inputs = x_NI.shape
-    out_NO = x_NI.new_empty(rows, outputs)
+    inputs = x.shape[-1]
+    out = x.new_empty(*x.shape[:-1], outputs)
     library = _library()
     function = library.linear_int8 if bits == 8 else library.linear_int4
     bias = None if bias_O is None else bias_O.data_ptr()
-    function(
-        x_NI.data_ptr(), packed.data_ptr(), scales.data_ptr(), bias, out_NO.data_ptr(), rows, inputs, outputs, torch.get_num_threads()
-    )
-    return out_NO
+    rows, threads = x.numel() // inputs, torch.get_num_threads()
+    function(x.data_ptr(), packed.data_ptr(), scales.data_ptr(), bias, out.data_ptr(), rows, inputs, outputs, threads)
+    return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean of x^2 + eps) * weight over the last dimension: both fp32 and contiguous."""
+    out = torch.empty_like(x)
+    width = len(weight)
+    _library().rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // width, width, eps)
+    return out
+
+
+def rotate_(heads_NHQ: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    """Turn each head's pairs (i, i + Q / 2) in place, as `networks/attention.py` does: fp32.
+
+    Args:
+        heads_NHQ: its rows may lie apart (some of a row's heads); each head is contiguous, beside the one before.
+        cosines, sines: Q / 2 for each row, contiguous.
+    """
+    rows, heads, width = heads_NHQ.shape
+    _library().rotate(heads_NHQ.data_ptr(), cosines.data_ptr(), sines.data_ptr(), rows, heads, width, heads_NHQ.stride(0))
 
 
 def attend(
@@ -73,7 +109,7 @@ def attend(
     cache must hold already. Position t of sequence r is in slot tables_RM[r, t // block_tokens] * block_tokens + t % block_tokens.
 
     Args:
-        query_NHQ: fp32; not yet scaled: scores are multiplied by 1 / sqrt(Q).
+        query_NHQ: fp32; not yet scaled: scores are multiplied by 1 / sqrt(Q). Rows may lie apart, a row is contiguous.
         keys_SKQ: fp32 or bf16; each key-value head serves H / K neighbouring query heads.
         values_SKQ: like the keys.
         tables_RM: int32; a sequence's blocks in order. Entries past its last position are not read.
@@ -83,7 +119,7 @@ def attend(
         window: None for all earlier positions.
     """
     num_tokens, num_heads, width = query_NHQ.shape
-    out_NHQ = torch.empty_like(query_NHQ)
+    out_NHQ = query_NHQ.new_empty(num_tokens, num_heads, width)
     library = _library()
     function = library.attend_float32 if keys_SKQ.dtype == torch.float32 else library.attend_bfloat16
     function(
@@ -98,6 +134,7 @@ def attend(
         num_heads,
         keys_SKQ.shape[1],
         width,
+        query_NHQ.stride(0),
         tables_RM.shape[1],
         block_tokens,
         window or 0,

@@ -25,10 +25,10 @@ SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC")
 COMPILE_SECONDS = 120.0  # two are usual; a compiler that hangs must not hang generation
 
-POINTER, INTEGER, THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+POINTER, INTEGER, THREADS, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 LINEAR = [POINTER] * 4 + [INTEGER] * 3 + [THREADS]
 QUANTIZED = [POINTER] * 5 + [INTEGER] * 3 + [THREADS]
-ATTEND = [POINTER] * 7 + [INTEGER] * 7 + [THREADS]
+ATTEND = [POINTER] * 7 + [INTEGER] * 8 + [THREADS]
 SIGNATURES = {
     "linear_float32": LINEAR,
     "linear_bfloat16": LINEAR,
@@ -36,6 +36,8 @@ SIGNATURES = {
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
+    "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
+    "rotate": [POINTER] * 3 + [INTEGER] * 4,
 }
 
 
