@@ -43,12 +43,7 @@ class Runner:
         self._tables_PM = torch.zeros(max_running, -(-network.context_length // self.block_tokens), dtype=torch.int32)
         self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
         self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
-        self._parameters: list[Tensor] = []
-
-    @property
-    def device(self) -> torch.device:
-        """Where ids go in and hidden states come out."""
-        return next(self.network.parameters()).device
+        self.look_again()
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Hidden states of the rows' new tokens, [T, D]; their keys and values are in the cache then."""
@@ -67,12 +62,12 @@ class Runner:
 
     def weights(self) -> tuple[tuple[int, int], ...]:
         """Changes whenever a weight does, through an optimizer, a loaded state or a replaced tensor (not through `.data`)."""
-        parameters = self._parameters or list(self.network.parameters())
-        return tuple((parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters)
+        return tuple([(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in self._weights])
 
     def look_again(self) -> None:
-        """The network's parameters may be other ones now."""
-        self._parameters = list(self.network.parameters())
+        """The network's weights may be other tensors now, or elsewhere."""
+        self._weights = [*self.network.parameters(), *self.network.buffers()]
+        self.device = self._weights[0].device
 
     def _together(self, rows: Sequence[Row]) -> Tensor:
         assert self.cache is not None

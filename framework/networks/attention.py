@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.networks.cache import View
+from framework.networks.kernels import calls
 from framework.networks.linear import Linear
 from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
@@ -36,6 +37,11 @@ def rotate(heads_BTHQ: Tensor, by: Rotation) -> Tensor:
     first, second = heads_BTHQ.chunk(2, dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return turned.to(heads_BTHQ.dtype)
+
+
+def _can_rotate(heads_BTHQ: Tensor) -> bool:
+    """Whether the kernel may turn these in place."""
+    return heads_BTHQ.shape[0] == 1 and heads_BTHQ.dtype == torch.float32 and not torch.is_grad_enabled() and calls.serve(heads_BTHQ)
 
 
 def attention_mask(num_tokens: int, documents_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
@@ -80,7 +86,11 @@ class Attention(nn.Module):
         all_heads = self.qkv(hidden_BTD).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
         if self.query_norm is None and self.key_norm is None and turn is not None:
             turned, value = torch.split(all_heads, [heads + kv_heads, kv_heads], dim=2)
-            query, key = torch.split(rotate(turned, turn), [heads, kv_heads], dim=2)
+            if cache is not None and _can_rotate(turned):
+                calls.rotate_(turned[0], *turn)
+            else:
+                turned = rotate(turned, turn)
+            query, key = torch.split(turned, [heads, kv_heads], dim=2)
         else:
             query, key, value = torch.split(all_heads, [heads, kv_heads, kv_heads], dim=2)
             if self.query_norm is not None and self.key_norm is not None:

@@ -82,8 +82,7 @@ class Few(NamedTuple):
 
     def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
         """What these tokens read, [N, H, Q]."""
-        query = query_NHQ.float().contiguous()
-        mixed = calls.attend(query, keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window)
+        mixed = calls.attend(query_NHQ.float(), keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window)
         return mixed.to(query_NHQ.dtype)
 
 

@@ -125,15 +125,18 @@ class Call(ABC, Generic[Request]):
             )
         if (longest := max(map(len, self.texts), default=0)) > self.model.max_characters:
             raise _too_much("prompt", f"a prompt of {longest} characters cannot fit this model's context of {context} tokens")
-        if self.num_replies > limits.max_replies:
-            raise _too_much("n", f"{self.num_prompts} prompts with n={self.n} are {self.num_replies} replies; at most {limits.max_replies}")
+        most = min(limits.max_replies, limits.max_queue)
+        if self.num_replies > most:
+            raise _too_much("n", f"{self.num_prompts} prompts with n={self.n} are {self.num_replies} replies; at most {most}")
         told, told_of_prompt = self.told_logprobs
         entries = self.num_replies * (
             self.max_tokens * (1 + (told or 0)) + (0 if told_of_prompt is None else context * (1 + told_of_prompt))
         )
         if entries > limits.max_answer_tokens:
-            most = limits.max_answer_tokens
-            raise _too_much("max_tokens", f"the answer could hold {entries} tokens and alternatives, and may {most}: ask for fewer tokens")
+            allowed = limits.max_answer_tokens
+            raise _too_much(
+                "max_tokens", f"the answer could hold {entries} tokens and alternatives, and may {allowed}: ask for fewer tokens"
+            )
 
     # what is answered
 

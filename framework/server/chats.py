@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from framework.chat import Message
@@ -24,8 +25,8 @@ class ChatCall(Call[ChatRequest]):
 
     @property
     def max_tokens(self) -> int:
-        """What is asked, else the whole context, which the prompt then shortens."""
-        return self.body.max_completion_tokens or self.body.max_tokens or self.generator.context_length
+        """What is asked, else all the room there is, which the prompt then shortens."""
+        return self.body.max_completion_tokens or self.body.max_tokens or self.model.room
 
     @property
     def told_logprobs(self) -> tuple[int | None, int | None]:
@@ -39,8 +40,10 @@ class ChatCall(Call[ChatRequest]):
 
     def prepare(self) -> Work:
         """The chat as a prompt. Raises RequestError for a model without a template, and for what its template refuses."""
-        settings = self.settings()
-        return [self.generator.prepare(self.generator.render(messages(self.body.messages)), settings)]
+        settings, prompt = self.settings(), self.generator.render(messages(self.body.messages))
+        if not (self.body.max_completion_tokens or self.body.max_tokens):
+            settings = replace(settings, max_new_tokens=max(1, self.model.room - len(prompt)))
+        return [self.generator.prepare(prompt, settings)]
 
     def opening(self) -> list[Answer]:
         """The role, once a reply."""

@@ -35,6 +35,11 @@ class Model:
         return self.generator.context_length * int(self.generator.tokenizer.byte_lengths().max())
 
     @property
+    def room(self) -> int:
+        """The most tokens of a prompt and its reply together: the context's, or the cache's if that is smaller."""
+        return min(self.generator.context_length, self.worker.statistics.cache_tokens)
+
+    @property
     def card(self) -> ModelCard:
         """As /v1/models shows it."""
         return {

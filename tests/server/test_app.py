@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,24 @@ def test_bodies_that_cannot_be_read(client: httpx.Client, content: bytes, messag
     response = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     assert response.status_code == 400, response.text
     assert message in response.json()["error"]["message"]
+
+
+def test_tenants_share_nothing_and_no_prompt_is_logged(server: Any, client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    """TRAP-139: another salt finds nothing of a prompt in the cache; the same one does, and every answer is the same."""
+    prompt = "a canary that only one tenant knows, " * 4
+
+    def hits(salt: str) -> tuple[int, str]:
+        before = server.worker.statistics.prefix_tokens_hit
+        body = {"prompt": prompt, "max_tokens": 8, "temperature": 0, "cache_salt": salt}
+        text = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        server.wait_until_idle()
+        return server.worker.statistics.prefix_tokens_hit - before, text
+
+    with caplog.at_level(logging.DEBUG):
+        first, second, stranger = hits("a"), hits("a"), hits("b")
+    assert first[0] == stranger[0] == 0 and second[0] > 100
+    assert first[1] == second[1] == stranger[1]
+    assert "canary" not in caplog.text and "POST /v1/completions 200" in caplog.text
 
 
 def test_a_form_is_no_json(client: httpx.Client) -> None:

@@ -129,6 +129,8 @@ def test_a_full_queue_says_when_to_try_again(serving: Callable[..., Any]) -> Non
             assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
             assert refused.json()["error"]["type"] == "rate_limit_error"
         assert [task.result().status_code for task in taken] == [200, 200]
+        never = httpx.post(url, json={"prompt": "x", "n": 5})
+        assert never.status_code == 400, "what could never be served is not told to try again"
         assert httpx.post(url, json={"prompt": "x", "max_tokens": 2}).status_code == 200
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
 import random
@@ -33,6 +35,9 @@ MALFORMED: list[Any] = [
 
 
 def resident_bytes() -> int:
+    """Memory that is in use: what the allocator keeps for later is given back first."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -70,7 +75,7 @@ async def one(client: httpx.AsyncClient, url: str, draw: random.Random, told: Co
         return
     body = request(draw)
     path = f"{url}/v1/chat/completions" if "messages" in body else f"{url}/v1/completions"
-    if chance < 0.3:
+    if chance < 0.33:
         body |= {"max_tokens": 200, "ignore_eos": True}
         try:
             async with asyncio.timeout(draw.uniform(0.0, 0.3)):
@@ -113,9 +118,9 @@ def test_the_server_is_as_it_was(serving: Callable[..., Any], capsys: pytest.Cap
         after, grown = engine.statistics, (resident_bytes() - memory) / 2**20
         with capsys.disabled():
             print(f"\n{dict(told)}; memory {memory / 2**20:.0f} MiB {grown:+.1f} MiB; {after}")
-        assert told.total() == NUM_REQUESTS and told["malformed"] > NUM_REQUESTS * 0.08 and told["left"] > NUM_REQUESTS * 0.1
+        assert told.total() == NUM_REQUESTS and told["malformed"] > NUM_REQUESTS * 0.08 and told["left"] > NUM_REQUESTS * 0.15
         assert (after.running, after.waiting, after.cache_tokens_used) == (0, 0, before.cache_tokens_used) and engine.num_active == 0
         assert not running.worker._running and not running.worker._tickets
-        assert grown < 30, "memory is flat: what 10,000 requests leave is noise of the allocator"
+        assert grown < 8, "memory is flat"
         assert httpx.get(f"{running.url}/health").json() == {"status": "ok"}
         assert httpx.post(f"{running.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200

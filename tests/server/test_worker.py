@@ -115,4 +115,19 @@ def test_what_the_engine_refuses_is_a_400(serving: Callable[..., Any]) -> None:
             response = httpx.post(f"{running.url}/v1/completions", json={"prompt": ["x", "y"], "max_tokens": 200, "stream": stream})
             assert response.status_code == 400 and "cache" in response.json()["error"]["message"]
         assert httpx.post(f"{running.url}/v1/completions", json={"prompt": "x", "max_tokens": 9}).status_code == 200
+        chat = httpx.post(f"{running.url}/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "temperature": 0})
+        assert chat.json()["usage"]["total_tokens"] == 64, "a chat without max_tokens takes what room there is"
         running.wait_until_idle()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stop_string_ends_the_work_too(server: Any, client: httpx.Client, n: int) -> None:
+    """The engine cannot know of it, and is told: nothing is computed that nobody will read."""
+    body = {"prompt": "q", "temperature": 0, "max_tokens": 250, "n": n, "ignore_eos": True}
+    stop = client.post("/v1/completions", json={**body, "max_tokens": 9}).json()["choices"][0]["text"][4:7]
+    server.wait_until_idle()
+    before = server.worker.statistics.generated_tokens
+    told = client.post("/v1/completions", json={**body, "stop": stop}).json()
+    server.wait_until_idle()
+    assert {choice["finish_reason"] for choice in told["choices"]} == {"stop"}
+    assert server.worker.statistics.generated_tokens - before == told["usage"]["completion_tokens"] <= 7 * n
