@@ -250,7 +250,9 @@ class Engine:
         targets = reply.tokens[reply.num_held + 1 : reply.num_held + row.num_tokens + 1]
         if targets:
             logits_TV = self._runner.logits(hidden_TD[: len(targets)])
-            reply.prompt_logprobs += self._chooser.score(logits_TV, targets, reply.request.prompt_logprobs or 0)
+            scores = self._chooser.score(logits_TV, targets, reply.request.prompt_logprobs or 0)
+            # a reply that has to read its prompt again, or shares the list with the one it forked from, has scores already
+            reply.prompt_logprobs = reply.prompt_logprobs[: reply.num_held] + scores
 
     def _fork(self, parent: Reply) -> list[Reply]:
         """The other replies to a prompt that has just been read: those that run at once. The rest waits, first in line."""

@@ -82,7 +82,9 @@ class Few(NamedTuple):
 
     def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
         """What these tokens read, [N, H, Q]."""
-        mixed = calls.attend(query_NHQ.float(), keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window)
+        mixed = calls.attend(
+            query_NHQ.float(), keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window
+        )
         return mixed.to(query_NHQ.dtype)
 
 
@@ -163,7 +165,7 @@ class View:
         keys_SKQ.index_copy_(0, self.slots_T, key_BTKQ[0])
         values_SKQ.index_copy_(0, self.slots_T, value_BTKQ[0])
         if self._parts is None:
-            self._parts = self._split(query_BTHQ)
+            self._parts = self._split(can_attend(query_BTHQ, self.cache.keys_LSKQ))
         if len(self._parts) == 1:
             return self._parts[0].attend(query_BTHQ[0], keys_SKQ, values_SKQ, window)[None]
         mixed_THQ = torch.empty_like(query_BTHQ[0])
@@ -171,9 +173,16 @@ class View:
             mixed_THQ[part.tokens_N] = part.attend(query_BTHQ[0, part.tokens_N], keys_SKQ, values_SKQ, window)
         return mixed_THQ[None]
 
-    def _split(self, query_BTHQ: Tensor) -> list[Few | Group]:
+    def few(self) -> Few | None:
+        """All new tokens for the kernel, if it is for all of them; the caller has seen that it can be had."""
+        if self._parts is None and max(self._counts) <= FEW_TOKENS and self.cache.keys_LSKQ.dtype == torch.float32:
+            self._parts = self._split(True)
+        whole = self._parts is not None and len(self._parts) == 1 and isinstance(self._parts[0], Few)
+        return self._parts[0] if whole and self._parts else None  # type: ignore[return-value]
+
+    def _split(self, has_kernel: bool) -> list[Few | Group]:
         """Sequences with few new tokens for the kernel, where it can be had; the others by their number of new tokens."""
-        few = FEW_TOKENS if can_attend(query_BTHQ, self.cache.keys_LSKQ) else 0
+        few = FEW_TOKENS if has_kernel else 0
         parts: list[Few | Group] = []
         if any(count <= few for count in self._counts):
             tokens_N = torch.tensor([count <= few for count in self._counts])[self._rows_T].nonzero()[:, 0]

@@ -88,6 +88,10 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix.product(x, self.bias)
 
+    def for_kernel(self) -> tuple[int, int, int]:
+        """Bits, and the addresses of numbers and scales."""
+        return self.matrix.bits, self.matrix.packed_PSB.data_ptr(), self.matrix.scales_PGKX.data_ptr()
+
 
 class QuantizedEmbedding(nn.Module):
     """In the place of `nn.Embedding`."""
@@ -173,7 +177,7 @@ def quantize(network: Network, kind: Kind) -> Quantized:
             if isinstance(module, nn.Linear):
                 setattr(part, name, QuantizedLinear(QuantizedMatrix(module.weight, 8 if kind == "int8" else 4), module.bias))
     network.embedding, network.head = QuantizedEmbedding(table), None  # type: ignore[assignment]
-    return Quantized(network, head)
+    return Quantized(network, head).train(network.training)
 
 
 def round_symmetric(weight_OGI: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from framework.networks import blocks
 from framework.networks.attention import Attention, Rotation, attention_mask, rotation
 from framework.networks.base import Network, Role
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
@@ -118,6 +119,10 @@ class Transformer(Network):
         return F.dropout(hidden_BTD, self.shape.dropout, self.training)
 
     def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
+        if cache is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            result = blocks.run(list(self.blocks), self.shape, hidden_BTD, turn, cache)
+            if result is not None:
+                return result
         recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()

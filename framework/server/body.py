@@ -54,12 +54,14 @@ class BodyLimit:
                 await _discard(receive)
             raise too_long
         parts: list[bytes] = []
+        size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
-            if sum(map(len, parts)) > self._max_bytes:
+            size += len(parts[-1])
+            if size > self._max_bytes:
                 parts.clear()
                 await _discard(receive)
                 raise too_long

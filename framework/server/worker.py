@@ -88,7 +88,7 @@ class Ticket:
         while not (self._taken_in or self._failure):
             self._news.clear()
             await self._news.wait()
-        if self._failure:
+        if self._failure and not self._taken_in:
             raise self._failure
 
     async def fetch(self) -> list[tuple[int, Chunk]]:

@@ -242,6 +242,18 @@ def test_n_replies_come_from_one_pass_over_the_prompt(network: Network) -> None:
     assert ids(alone) == [event.token_id for event in events if event.index == 2]
 
 
+@pytest.mark.parametrize("settings", [{"max_running": 1}, {"cache_tokens": 48, "chunk_tokens": 4}])
+def test_a_prompt_read_twice_is_scored_once(settings: dict[str, int], network: Network) -> None:
+    engine = Engine(network, **settings)  # type: ignore[arg-type]
+    request = Request(list(range(14)), max_new_tokens=20, n=3, prompt_logprobs=1, seed=0)
+    engine.add(request)
+    events = engine.step()
+    while engine.num_active:
+        events += engine.step()
+    assert [len(event.prompt_logprobs) for event in events if event.prompt_logprobs is not None] == [13] * 3
+    assert plain(events) == plain(generate(network, request))
+
+
 def test_one_of_n_replies_is_cancelled(network: Network) -> None:
     engine, request = Engine(network, max_running=2), Request([1, 2], max_new_tokens=4, n=3, seed=0)
     request_id = engine.add(request)

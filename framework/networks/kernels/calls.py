@@ -10,6 +10,7 @@ arguments are not checked again, and why a row of dimensions in front is left as
 from __future__ import annotations
 
 import ctypes
+from array import array
 from typing import Literal
 
 import torch
@@ -91,6 +92,22 @@ def rotate_(heads_NHQ: Tensor, cosines: Tensor, sines: Tensor) -> None:
     """
     rows, heads, width = heads_NHQ.shape
     _library().rotate(heads_NHQ.data_ptr(), cosines.data_ptr(), sines.data_ptr(), rows, heads, width, heads_NHQ.stride(0))
+
+
+def blocks(hidden: Tensor, layers: list[int], shape: list[int], tokens: list[int], scratch_size: int, eps: float) -> Tensor:
+    """All blocks of a network for a few tokens, as kernels/blocks.cpp says; fp32, a new tensor.
+
+    Args:
+        hidden: fp32, one row a token.
+        layers, shape, tokens: the numbers and addresses of the structures Block, Shape and Tokens.
+        scratch_size: floats that the kernel needs.
+        eps: of the norms.
+    """
+    out, scratch = hidden.clone(memory_format=torch.contiguous_format), hidden.new_empty(scratch_size)
+    numbers = [array("q", part) for part in (layers, shape, tokens)]
+    places = [part.buffer_info()[0] for part in numbers]
+    _library().blocks(out.data_ptr(), *places, scratch.data_ptr(), eps, torch.get_num_threads())
+    return out
 
 
 def attend(

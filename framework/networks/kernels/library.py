@@ -37,6 +37,7 @@ SIGNATURES = {
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
+    "blocks": [POINTER] * 5 + [FLOAT, THREADS],
     "rotate": [POINTER] * 3 + [INTEGER] * 4,
 }
 
