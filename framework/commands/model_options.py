@@ -21,12 +21,16 @@ class ModelOptions:
         dtype: type of the weights and of what is computed; as stored unless given.
         device: cpu, cuda or cuda:1.
         compile: true: torch.compile for decoding; the first tokens take longer.
+        lookup: guess what follows from what followed before; the text is the same, and comes sooner where it repeats its prompt.
+        draft: a run or directory of a much smaller model with the same tokenizer, which guesses what follows; the text is the same.
     """
 
     quantize: Literal["int8", "int4"] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     device: str = "cpu"
     compile: bool = False
+    lookup: bool = False
+    draft: Path | None = None
 
     def load(self, directory: Path, **engine: Any) -> Generator:
         """The model of a run or model directory, with further options of the engine.
@@ -45,4 +49,6 @@ class ModelOptions:
             raise ConfigError(f"the device {self.device} cannot be used: {str(cause).partition(chr(10))[0]}") from None
         if self.compile:
             engine["compile"] = True
-        return Generator.load(directory, quantize=self.quantize, dtype=self.dtype, device=self.device, **engine)
+        return Generator.load(
+            directory, quantize=self.quantize, dtype=self.dtype, device=self.device, lookup=self.lookup, draft=self.draft, **engine
+        )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from framework.engine.engine import Engine
 from framework.engine.request import Request
+from framework.engine.speculation import DraftNetwork, PromptLookup
 from framework.errors import CheckpointError, RequestError
 from framework.generation.directory import model_directory
 from framework.generation.reader import Chunk, Reader
@@ -76,6 +77,8 @@ class Generator:
         quantize: Literal["int8", "int4"] | None = None,
         dtype: Literal["float32", "bfloat16"] | None = None,
         device: str = "cpu",
+        lookup: bool = False,
+        draft: Path | str | None = None,
         **engine: Any,
     ) -> Generator:
         """The model of a model directory, or of a run directory.
@@ -85,10 +88,13 @@ class Generator:
             quantize: weights of the linear layers in so many bits, and less memory and time a token.
             dtype: type of the weights; None: as stored.
             device: where the network computes.
+            lookup: guess what follows from what followed before (`engine.speculation.PromptLookup`); replies are the same.
+            draft: directory of a smaller model with the same tokenizer, which guesses what follows; replies are the same.
             engine: further options of the engine, by name: `max_running`, `cache_tokens`, `compile`, ...
 
         Raises:
             CheckpointError: the directory is missing or damaged.
+            RequestError: options that do not go together, or a draft with another tokenizer.
         """
         import torch
 
@@ -107,6 +113,15 @@ class Generator:
             generation = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
         except ValueError as broken:
             raise CheckpointError(f"{config} is no valid JSON ({broken}): repair or delete it") from None
+        if lookup and draft is not None:
+            raise RequestError("lookup and draft both guess what follows: give one of them")
+        if lookup:
+            engine["speculation"] = PromptLookup()
+        if draft is not None:
+            small, its_tokenizer = load(model_directory(Path(draft)))
+            if its_tokenizer.fingerprint != tokenizer.fingerprint:
+                raise RequestError(f"the draft {draft} has another tokenizer than {directory}: its guesses would be other tokens")
+            engine["speculation"] = DraftNetwork(small.to(device=device, dtype=None if dtype is None else getattr(torch, dtype)))
         return cls(Engine(network, vocab_size=tokenizer.vocab_size, **engine), tokenizer, generation, ChatTemplate.load(model))
 
     @cached_property

@@ -9,11 +9,12 @@ import torch
 
 from framework.checkpoint import save
 from framework.commands.model_options import ModelOptions
-from framework.errors import CheckpointError, ConfigError
+from framework.errors import CheckpointError, ConfigError, RequestError
 from framework.generation import Generator
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer
 from framework.tokenizers.byte import Byte
+from framework.tokenizers.character import Character
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,25 @@ def test_quantized(model: Path, quantize: str) -> None:
     assert weights[1] < weights[0]
 
 
+def test_guesses_change_nothing(model: Path, tmp_path: Path) -> None:
+    texts = [
+        ModelOptions(**options).load(model).generate("abcabcabc", temperature=0.9, seed=1, max_new_tokens=30)  # type: ignore[arg-type]
+        for options in ({}, {"lookup": True}, {"draft": model})
+    ]
+    assert texts[0] == texts[1] == texts[2]
+    with pytest.raises(RequestError, match="one of them"):
+        ModelOptions(lookup=True, draft=model).load(model)
+    tokenizer = Character("abc ")
+    save(tmp_path / "other", Transformer(NetworkShape(1, 32, 2), tokenizer.vocab_size, 64), tokenizer, {})
+    with pytest.raises(RequestError, match="another tokenizer"):
+        ModelOptions(draft=tmp_path / "other").load(model)
+
+
 def test_options_of_the_engine_are_handed_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     monkeypatch.setattr(Generator, "load", lambda directory, **options: seen.update(options))
     ModelOptions(device="cpu", compile=True).load(model, max_running=3)
-    assert seen == {"quantize": None, "dtype": None, "device": "cpu", "compile": True, "max_running": 3}
+    assert seen == {"quantize": None, "dtype": None, "device": "cpu", "lookup": False, "draft": None, "compile": True, "max_running": 3}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def threads() -> Iterator[None]:
 
 
 @needs_kernels
+@pytest.mark.slow  # compiles twice
 def test_a_built_library_is_found_again_and_a_damaged_one_is_rebuilt(tmp_path: Path) -> None:
     path = library.build(tmp_path)
     built = path.stat().st_mtime_ns
