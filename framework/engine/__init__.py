@@ -1,1 +1,1 @@
-"""The generation engine: ids in, ids out. Knows no text (generation.py turns text into ids and back)."""
+"""The generation engine: ids in, ids out. Knows no text (generation/ turns text into ids and back)."""
