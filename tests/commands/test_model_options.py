@@ -14,7 +14,6 @@ from framework.generation import Generator
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer
 from framework.tokenizers.byte import Byte
-from framework.tokenizers.character import Character
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_guesses_change_nothing(model: Path, tmp_path: Path) -> None:
     assert texts[0] == texts[1] == texts[2]
     with pytest.raises(RequestError, match="one of them"):
         ModelOptions(lookup=True, draft=model).load(model)
-    tokenizer = Character("abc ")
+    tokenizer = Byte(special_tokens=("<|endoftext|>", "<|another|>"))
     save(tmp_path / "other", Transformer(NetworkShape(1, 32, 2), tokenizer.vocab_size, 64), tokenizer, {})
     with pytest.raises(RequestError, match="another tokenizer"):
         ModelOptions(draft=tmp_path / "other").load(model)
