@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/framework fit --config recipes/pretrain.yaml --resume auto
-	$(BIN)/framework generate runs/pretrain "def " "class " --max_new_tokens 120 --temperature 0.8 --top_k 50 --seed 1
+	$(BIN)/framework generate runs/pretrain "def" "class" --max_new_tokens 120 --temperature 0.8 --top_k 50 --seed 1
 
 test: setup check
 

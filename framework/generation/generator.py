@@ -37,7 +37,7 @@ class Generator:
     """A network and its tokenizer, ready to write.
 
         generator = Generator.load("runs/pretrain")
-        for chunk in generator.stream("def ", temperature=0.8, max_new_tokens=50):
+        for chunk in generator.stream("def", temperature=0.8, max_new_tokens=50):
             print(chunk.text, end="")
 
     Not thread-safe, like its engine; `prepare` and `render` alone may be called from any thread.
