@@ -36,7 +36,7 @@ def chat(directory: Path, *, system: str | None = None, stats: bool = False, set
         stats: true: after each reply its tokens and their speed.
     """
     tolerate_encodings()
-    generator = model.load(directory, max_running=1)
+    generator = model.load(directory, max_running=max(1, settings.num_beams))
     if generator.template is None:
         raise CheckpointError(f"{directory} has no chat template to talk by; `framework generate` continues texts with it")
     talk = Conversation(generator, settings, system and unicode_text(system, "the system message"), stats)

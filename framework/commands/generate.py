@@ -62,7 +62,7 @@ def generate(
     tolerate_encodings()
     settings = dataclasses.replace(settings, n=samples)
     rows = read_prompts(prompts_file) if prompts_file else [Row(text, {"prompt": text}) for text in _texts(prompts)]
-    generator = model.load(directory, max_running=min(max_running, len(rows) * samples))
+    generator = model.load(directory, max_running=min(max_running, len(rows) * max(samples, settings.num_beams)))
     if generator.template is None and not all(isinstance(row.prompt, str) for row in rows):
         raise CheckpointError(f"{directory} has no chat template: {prompts_file} can hold texts only, no messages")
     generator.prepare("", settings)  # what is wrong with the settings is said once, not for each prompt

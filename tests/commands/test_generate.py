@@ -68,6 +68,15 @@ def test_temperature_0_is_greedy_whatever_the_seed(run: Path, capsys: pytest.Cap
     assert len(texts) == 1
 
 
+def test_beams_need_no_more_than_their_number(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One prompt, wide search: the engine is made wide enough; the seed draws nothing."""
+    texts = set()
+    for seed in ("1", "2"):
+        assert main(["generate", str(run), "the", "--num_beams", "3", "--max_new_tokens", "5", "--seed", seed]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1 and texts.pop().startswith("the")
+
+
 def test_stop(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = _generate(capsys, run, "x", "--seed", 1, "--max_new_tokens", 20)
     stop = whole[4:6]
