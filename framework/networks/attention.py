@@ -41,7 +41,7 @@ def rotate(heads_BTHQ: Tensor, by: Rotation) -> Tensor:
 
 def _can_rotate(heads_BTHQ: Tensor) -> bool:
     """Whether the kernel may turn these in place."""
-    return heads_BTHQ.shape[0] == 1 and heads_BTHQ.dtype == torch.float32 and not torch.is_grad_enabled() and calls.serve(heads_BTHQ)
+    return heads_BTHQ.shape[0] == 1 and heads_BTHQ.dtype == torch.float32 and calls.serve(heads_BTHQ)
 
 
 def attention_mask(num_tokens: int, documents_BT: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:

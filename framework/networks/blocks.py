@@ -24,8 +24,11 @@ Numbers = list[int]
 
 def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, turn: Any, cache: View) -> Tensor | None:
     """Hidden states after all blocks, [1, N, D]; None where the modules have to run themselves."""
-    few = cache.few() if hidden_BTD.shape[1] <= MOST_ROWS and _is_llama(shape) else None
-    if few is None or turn is None or hidden_BTD.dtype != torch.float32 or not calls.serve(hidden_BTD):
+    num_tokens = hidden_BTD.shape[1]
+    if not calls.serve(hidden_BTD) or hidden_BTD.dtype != torch.float32 or num_tokens > MOST_ROWS or turn is None or not _is_llama(shape):
+        return None
+    few = cache.few
+    if few is None or len(few.tokens_N) < num_tokens or cache.cache.keys_LSKQ.dtype != torch.float32:
         return None
     layers: Numbers = []
     for block in blocks:
@@ -34,14 +37,14 @@ def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, tu
             return None
         layers += numbers
     cosines, sines = turn
-    if len(cosines) != 1 or cosines.shape[1] != hidden_BTD.shape[1]:
+    if len(cosines) != 1 or cosines.shape[1] != num_tokens:
         return None
     keys, values = cache.cache.keys_LSKQ, cache.cache.values_LSKQ
     sizes = [len(blocks), shape.width, shape.num_heads, shape.kv_heads, shape.query_width, shape.inner_width, shape.sliding_window or 0]
     pointers = [cosines.contiguous(), sines.contiguous(), keys, values, cache.slots_T, few.tables_RM, few.rows_N, few.positions_N]
     cos, sin, key, value, slots, tables, rows, positions = (tensor.data_ptr() for tensor in pointers)
     tokens = [
-        hidden_BTD.shape[1],
+        num_tokens,
         cos,
         sin,
         key,
@@ -55,7 +58,7 @@ def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, tu
         few.block_tokens,
     ]
     widths = 2 * shape.width + 2 * shape.num_heads * shape.query_width + 2 * shape.kv_heads * shape.query_width + 2 * shape.inner_width
-    return calls.blocks(hidden_BTD, layers, sizes, tokens, hidden_BTD.shape[1] * widths, shape.norm_eps)
+    return calls.blocks(hidden_BTD, layers, sizes, tokens, num_tokens * widths, shape.norm_eps)
 
 
 def _is_llama(shape: NetworkShape) -> bool:

@@ -9,6 +9,7 @@ A network writes the new tokens' keys and values and attends to all of their seq
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -115,18 +116,6 @@ class Group(NamedTuple):
         return mixed_RHCQ.transpose(1, 2).flatten(0, 1)
 
 
-def can_attend(query: Tensor, keys: Tensor) -> bool:
-    """Whether the kernel takes these."""
-    return (
-        query.is_cpu
-        and query.dtype == keys.dtype
-        and query.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and calls.available()
-    )
-
-
 class View:
     """The sequences of one forward: where their new tokens' keys and values go, and what those tokens attend to.
 
@@ -165,7 +154,7 @@ class View:
         keys_SKQ.index_copy_(0, self.slots_T, key_BTKQ[0])
         values_SKQ.index_copy_(0, self.slots_T, value_BTKQ[0])
         if self._parts is None:
-            self._parts = self._split(can_attend(query_BTHQ, self.cache.keys_LSKQ))
+            self._parts = self._split(calls.serve(query_BTHQ) and query_BTHQ.dtype == keys_SKQ.dtype)
         if len(self._parts) == 1:
             return self._parts[0].attend(query_BTHQ[0], keys_SKQ, values_SKQ, window)[None]
         mixed_THQ = torch.empty_like(query_BTHQ[0])
@@ -173,22 +162,21 @@ class View:
             mixed_THQ[part.tokens_N] = part.attend(query_BTHQ[0, part.tokens_N], keys_SKQ, values_SKQ, window)
         return mixed_THQ[None]
 
+    @cached_property
     def few(self) -> Few | None:
-        """All new tokens for the kernel, if it is for all of them; the caller has seen that it can be had."""
-        if self._parts is None and max(self._counts) <= FEW_TOKENS and self.cache.keys_LSKQ.dtype == torch.float32:
-            self._parts = self._split(True)
-        whole = self._parts is not None and len(self._parts) == 1 and isinstance(self._parts[0], Few)
-        return self._parts[0] if whole and self._parts else None  # type: ignore[return-value]
+        """The new tokens of the sequences that have few of them, as the kernel takes them; None if there are none."""
+        is_few_R = torch.tensor([count <= FEW_TOKENS for count in self._counts])
+        tokens_N = is_few_R[self._rows_T].nonzero()[:, 0]
+        if not len(tokens_N):
+            return None
+        numbers = (self._rows_T[tokens_N].int(), self._positions_T[tokens_N].int())
+        return Few(tokens_N, self._tables_RM.contiguous(), *numbers, self.cache.block_tokens)
 
     def _split(self, has_kernel: bool) -> list[Few | Group]:
         """Sequences with few new tokens for the kernel, where it can be had; the others by their number of new tokens."""
-        few = FEW_TOKENS if has_kernel else 0
-        parts: list[Few | Group] = []
-        if any(count <= few for count in self._counts):
-            tokens_N = torch.tensor([count <= few for count in self._counts])[self._rows_T].nonzero()[:, 0]
-            numbers = (self._rows_T[tokens_N].int(), self._positions_T[tokens_N].int())
-            parts.append(Few(tokens_N, self._tables_RM.contiguous(), *numbers, self.cache.block_tokens))
-        return parts + [self.group(count) for count in sorted(set(self._counts)) if count > few]
+        few = self.few if has_kernel else None
+        grouped = sorted({count for count in self._counts if few is None or count > FEW_TOKENS})
+        return [*([] if few is None else [few]), *(self.group(count) for count in grouped)]
 
     def group(self, count: int) -> Group:
         """The sequences with so many new tokens."""

@@ -19,7 +19,7 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 
     The kernel sums in fp32 (in bf16 networks too), and a row's result is the same bits alone and among others.
     """
-    if torch.is_grad_enabled() or not calls.serve(x) or not _fit(x, weight_OI, bias_O):
+    if not calls.serve(x) or not _fit(x, weight_OI, bias_O):
         return F.linear(x, weight_OI, bias_O)
     if x.dtype == torch.float32:
         return calls.linear(x if x.is_contiguous() else x.contiguous(), weight_OI, bias_O)

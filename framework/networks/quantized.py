@@ -70,7 +70,8 @@ class QuantizedMatrix(nn.Module):
 
     def product(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """x W^T + b over the last dimension."""
-        if not calls.serve(x) or x.shape[-1] != self.num_inputs:
+        wants_gradient = torch.is_grad_enabled() and x.requires_grad  # the matrix itself never does
+        if wants_gradient or not calls.take(x) or x.shape[-1] != self.num_inputs:
             return F.linear(x, self.dequantised().to(x.dtype), bias_O)
         exact = x if x.dtype == torch.float32 else x.float()
         bias = None if bias_O is None else bias_O.float()

@@ -119,7 +119,7 @@ class Transformer(Network):
         return F.dropout(hidden_BTD, self.shape.dropout, self.training)
 
     def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
-        if cache is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if cache is not None:
             result = blocks.run(list(self.blocks), self.shape, hidden_BTD, turn, cache)
             if result is not None:
                 return result

@@ -114,3 +114,16 @@ def test_other_types_and_training_run_themselves(monkeypatch: pytest.MonkeyPatch
     cache = network.new_cache(6)
     network(torch.zeros(1, 2, dtype=torch.long), cache=cache.view(TABLES, [0, 0], [1, 1])).sum().backward()
     assert network.blocks[0].attention.qkv.weight.grad is not None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [None, "int8"])
+def test_without_kernels_the_modules_and_torch_do_it(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler, FRAMEWORK_KERNELS=0, or another device: the same hidden states, and no kernel is called."""
+    network: Network = make() if kind is None else quantize(make(), kind)
+    expected, _ = hidden(network, monkeypatch, fused=True)
+    monkeypatch.setattr(calls, "available", lambda: False)
+    monkeypatch.setattr(calls, "load", lambda: None)
+    found, ran = hidden(network, monkeypatch, fused=True)
+    assert ran == [False] * 3
+    error = ((found - expected).norm() / expected.norm()).item()
+    assert error < (1e-5 if kind is None else 0.1), error  # the kernel rounds activations to 8 bits

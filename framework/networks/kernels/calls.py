@@ -28,15 +28,13 @@ def available() -> bool:
 
 
 def serve(x: Tensor) -> bool:
-    """Whether the kernels may take what is computed from x: inference, in fp32 or bf16, on a CPU, where there are kernels."""
-    return (
-        x.is_cpu
-        and not (torch.is_grad_enabled() and x.requires_grad)
-        and not torch.compiler.is_compiling()
-        and type(x) in PLAIN
-        and x.dtype in DTYPES
-        and available()
-    )
+    """Whether the kernels may take what is computed from x: nothing is trained, and they can be had for it."""
+    return not torch.is_grad_enabled() and take(x)
+
+
+def take(x: Tensor) -> bool:
+    """Whether the kernels can be had for x: fp32 or bf16, on a CPU, uncompiled, where there are kernels. Gradients are the caller's care."""
+    return x.is_cpu and not torch.compiler.is_compiling() and type(x) in PLAIN and x.dtype in DTYPES and available()
 
 
 def _library() -> ctypes.CDLL:
