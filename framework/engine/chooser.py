@@ -1,23 +1,29 @@
 """From logits to tokens, for all replies of a round together: masks, samplers, draws and log-probabilities.
 
-Shape legend: B draws, V vocabulary, P places, L tokens of a place. Must not know the network or its cache.
+Shape legend: B draws, V vocabulary, L tokens before a draw, T tokens of a prompt. Must not know the network or its cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Sequence
+from operator import is_
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from framework.engine import draw
 from framework.engine.reply import Reply
-from framework.engine.request import Alternatives
+from framework.engine.request import Alternatives, Request
 from framework.errors import RequestError
 from framework.samplers.base import History
 from framework.samplers.chains import Chains
+from framework.samplers.distribution import Distribution
+
+RECENT = 4  # batches whose chains are kept: the replies that draw, a draft's guesses, searches
+Result = TypeVar("Result")
 
 
 class Draw(NamedTuple):
@@ -48,21 +54,15 @@ class Chooser:
     """Draws for many replies at a time. A draw depends on its own logits, tokens, settings and seed only."""
 
     def __init__(self) -> None:
-        self._chains: tuple[tuple[Draw, ...], Chains] | None = None
+        self._recent: deque[tuple[list[Request], Chains]] = deque(maxlen=RECENT)
 
     def choose(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Choice | Exception]:
-        """A token for each draw, or why there is none: what fails for one (a sampler that raises) harms no other."""
-        try:
-            return self._choose(draws, logits_BV)
-        except Exception as failure:
-            if len(draws) == 1:
-                return [failure]
-            return [choice for row, each in enumerate(draws) for choice in self.choose([each], logits_BV[row : row + 1])]
+        """A token for each draw, or why there is none."""
+        return _apart(self._choose, draws, logits_BV)
 
-    def process(self, draws: Sequence[Draw], logprobs_BV: Tensor) -> Tensor:
-        """What masks and samplers make of log-probabilities, [B, V]: for a search, which adds them up."""
-        restricted_BV = self._restrict(draws, _wide(logprobs_BV))
-        return self._chains_of(draws)(restricted_BV, lambda: history(draws, logprobs_BV.device)).dense()
+    def process(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Tensor | Exception]:
+        """What masks and samplers make of each draw's log-probabilities, [V], or why nothing: for a search, which adds them up."""
+        return _apart(self._process, draws, logits_BV)
 
     def score(self, logits_TV: Tensor, tokens: Sequence[int], num_top: int) -> list[tuple[float, Alternatives]]:
         """Log-probability of each token in the network's own distribution, and the likeliest beside it."""
@@ -70,7 +70,7 @@ class Chooser:
 
     def _choose(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Choice | Exception]:
         logits_BV = _wide(logits_BV)
-        distribution = self._chains_of(draws)(self._restrict(draws, logits_BV), lambda: history(draws, logits_BV.device))
+        distribution = self._distribution(draws, logits_BV)
         seeds_B = torch.tensor([each.reply.seed for each in draws])
         steps_B = torch.tensor([each.step for each in draws])
         tokens_B, valid_B = draw.draw(distribution, draw.uniforms(seeds_B, steps_B))
@@ -95,15 +95,21 @@ class Chooser:
                     choices[row] = Choice(int(tokens_B[row]), logprob, alternatives[:top])
         return choices
 
+    def _process(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Tensor | Exception]:
+        return list(self._distribution(draws, _wide(logits_BV).log_softmax(-1)).dense())
+
+    def _distribution(self, draws: Sequence[Draw], logits_BV: Tensor) -> Distribution:
+        return self._chains_of(draws)(self._restrict(draws, logits_BV), lambda: history(draws, logits_BV.device))
+
     def _chains_of(self, draws: Sequence[Draw]) -> Chains:
-        """The samplers of these draws; kept while the same replies draw."""
-        if (
-            self._chains is None
-            or len(self._chains[0]) != len(draws)
-            or any(one.reply is not other.reply for one, other in zip(self._chains[0], draws))
-        ):
-            self._chains = tuple(draws), Chains([each.reply.request.samplers for each in draws])
-        return self._chains[1]
+        """The samplers of these draws; kept while the same requests draw, a draft's and a search's beside the rest."""
+        requests = [each.reply.request for each in draws]
+        for known, chains in self._recent:
+            if len(known) == len(requests) and all(map(is_, known, requests)):
+                return chains
+        chains = Chains([request.samplers for request in requests])
+        self._recent.append((requests, chains))
+        return chains
 
     def _restrict(self, draws: Sequence[Draw], logits_BV: Tensor) -> Tensor:
         """Logits without stop ids where a reply is too short to end, and without what constraints forbid."""
@@ -120,6 +126,18 @@ class Chooser:
             allowed_V = constraint.allowed(draws[row].reply_ids()).to(logits_BV.device)
             logits_BV[row].masked_fill_(~allowed_V, -math.inf)
         return logits_BV
+
+
+def _apart(
+    work: Callable[[Sequence[Draw], Tensor], list[Result | Exception]], draws: Sequence[Draw], logits_BV: Tensor
+) -> list[Result | Exception]:
+    """All draws together; if that raises, one by one: what fails for one (a sampler that raises) harms no other."""
+    try:
+        return work(draws, logits_BV)
+    except Exception as failure:
+        if len(draws) == 1:
+            return [failure]
+        return [result for row, each in enumerate(draws) for result in _apart(work, [each], logits_BV[row : row + 1])]
 
 
 def history(draws: Sequence[Draw], device: torch.device) -> History:

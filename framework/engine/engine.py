@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from framework.engine.batcher import Batcher, Row
-from framework.engine.beams import Beams, Continuation
+from framework.engine.beams import Beams
 from framework.engine.blocks import BlockPool
 from framework.engine.chooser import Choice, Chooser, Draw
 from framework.engine.reply import Reply, replies_of
@@ -260,14 +260,19 @@ class Engine:
         running = []
         for child in children:
             child.prompt_logprobs = parent.prompt_logprobs
-            copied = self._batcher.fork(parent, child)
-            if copied is None:
+            if not self._start_beside(parent, child):
                 break
-            if copied != (0, 0):
-                self._runner.copy_block(*copied)
             running.append(child)
-        self._batcher.waiting.extendleft(reversed(children[len(running) :]))
+        for child in reversed(children[len(running) :]):
+            self._batcher.come_back(child)
         return running
+
+    def _start_beside(self, parent: Reply, child: Reply) -> bool:
+        """Let a child run on what its parent has computed; false without room for it."""
+        copied = self._batcher.fork(parent, child)
+        if copied is not None and copied != (0, 0):
+            self._runner.copy_block(*copied)
+        return copied is not None
 
     def _take(self, draws: Sequence[Draw], choices: Sequence[Choice | Exception]) -> None:
         """Append what was drawn; of a reply with proposals, as far as these came true, and the token after."""
@@ -291,48 +296,43 @@ class Engine:
 
     def _search(self, draws: Sequence[Draw], logits_BV: Tensor) -> None:
         """Beam searches go on as soon as all their beams have been computed."""
-        for row, each in enumerate(draws):
-            try:
-                logprobs_1V = self._chooser.process([each], logits_BV[row : row + 1].float().log_softmax(-1))
-            except Exception as failure:
-                self._fail(each.reply, failure)
-                continue
-            beams = self._beams.get(each.reply.request_id)
-            if beams is not None and beams.collect(each.reply, logprobs_1V[0]):
+        for each, logprobs_V in zip(draws, self._chooser.process(draws, logits_BV)):
+            beams = self._beams.get(each.reply.request_id)  # gone if another beam of the request has failed
+            if isinstance(logprobs_V, Exception):
+                self._fail(each.reply, logprobs_V)
+            elif beams is not None and beams.collect(each.reply, logprobs_V):
                 self._regroup(beams)
 
     def _regroup(self, beams: Beams) -> None:
         """Copy, keep and drop beams as the search wants it; hand out the replies when it is over."""
-        before = list(beams.scores)
-        continuations = beams.step()
-        request_id = before[0].request_id
-        for beam in before:
-            if all(beam is not continuation.parent for continuation in continuations) and continuations:
-                self._end(beam)
-        taken: set[Reply] = set()
-        grown: list[tuple[Reply, Continuation]] = []
-        for continuation in continuations:
-            parent = beam = continuation.parent
-            if parent in taken:
-                beam = replace(parent, tokens=list(parent.tokens), proposals=[], num_held=0, blocks=[], place=-1)
-                self._active[request_id].append(beam)
-                copied = self._batcher.fork(parent, beam)
-                if copied is not None and copied != (0, 0):
-                    self._runner.copy_block(*copied)
-            taken.add(parent)
-            grown.append((beam, continuation))
-        for beam, continuation in grown:
-            beam.append(continuation.token)
-            self._batcher.come_back(beam)
-            beams.went_on(beam, continuation.score)
+        before, continuations = list(beams.scores), beams.step()
         if not continuations:
-            for index, ended in enumerate(beams.ended[: beams.request.n]):
-                for number, token in enumerate(ended.tokens, start=1):
-                    reason = ended.reason if number == len(ended.tokens) else None
-                    self._streamed.get(request_id, self._events).append(Event(request_id, token, None, reason, index))
-                self._num_generated += len(ended.tokens)
-            for beam in before:
+            self._hand_out(before[0].request_id, beams)
+        parents = {continuation.parent for continuation in continuations}
+        for beam in before:
+            if beam not in parents:
                 self._end(beam)
+        grown: list[Reply] = []
+        for parent, _, _ in continuations:
+            beam = parent
+            if beam in grown:  # a parent's further continuations need replies of their own
+                beam = replace(parent, tokens=list(parent.tokens), proposals=[], num_held=0, blocks=[], place=-1)
+                self._active[parent.request_id].append(beam)
+                self._start_beside(parent, beam)
+            grown.append(beam)
+        for beam, (_, token, score) in zip(grown, continuations):
+            beam.append(token)
+            self._batcher.come_back(beam)
+            beams.went_on(beam, score)
+
+    def _hand_out(self, request_id: int, beams: Beams) -> None:
+        """The events of a search's n best replies."""
+        events = self._streamed.get(request_id, self._events)
+        for index, ended in enumerate(beams.ended[: beams.request.n]):
+            *before, last = ended.tokens
+            events.extend(Event(request_id, token, None, None, index) for token in before)
+            events.append(Event(request_id, last, None, ended.reason, index))
+            self._num_generated += len(ended.tokens)
 
     def _emit(self, reply: Reply, choice: Choice) -> None:
         reason = reply.append(choice.token)

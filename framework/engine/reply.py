@@ -54,7 +54,7 @@ class Reply:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that the network has yet to see, proposals left out: at least one."""
+        """Tokens that the network has yet to see, proposals left out; none only for a beam that waits for the others."""
         return len(self.tokens) - self.num_held
 
     def append(self, token: int) -> FinishReason | None:

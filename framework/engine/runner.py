@@ -1,7 +1,7 @@
 """The network's side of a round: rows of replies in, hidden states of their new tokens out.
 
-Shape legend: P places, M blocks of a place, R rows, T new tokens of all rows one row after the other, D model width, L tokens of a place.
-Owns the cache's memory and, for each place, the table of its blocks and its tokens. Must not know samplers, or why a row is there.
+Shape legend: P places, M blocks of a place, R rows, T new tokens of all rows one row after the other, D model width, B of those,
+V vocabulary. Owns the cache's memory and, for each place, the table of its blocks. Must not know samplers, or why a row is there.
 """
 
 from __future__ import annotations
