@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, renamed into it.
+"""Files that are whole or absent: written beside their place, flushed to the disk, renamed into it; and where kept ones lie.
 
 Imports only the standard library. (Lightning's own "atomic" save copies across filesystems when TMPDIR lies on another
 one, and can destroy the previous file.)
@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import IO
 
 from framework.errors import StorageError
+
+
+def cache_dir() -> Path:
+    """`$FRAMEWORK_CACHE`, or `~/.cache/framework`: trained tokenizers, token shards and kernels, under names made from their content."""
+    given = os.environ.get("FRAMEWORK_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "framework"
 
 
 class HashingWriter(io.RawIOBase):

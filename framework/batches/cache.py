@@ -1,23 +1,13 @@
-"""Where prepared data is kept between runs, and the lock that lets one process at a time prepare it.
-
-Environment variables flow in, a directory flows out. Must not know what is kept.
-"""
+"""The lock that lets one process at a time prepare data in a directory. Must not know what is prepared."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-
-def cache_dir() -> Path:
-    """`$FRAMEWORK_CACHE`, or `~/.cache/framework`: trained tokenizers and token shards, each under a name made from its content."""
-    given = os.environ.get("FRAMEWORK_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "framework"
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from framework.batches import order
 from framework.batches.base import Batches
-from framework.batches.cache import cache_dir
 from framework.batches.corpus import Corpus
 from framework.batches.packing import Rows, Stream
 from framework.batches.split import SplitDocuments
@@ -27,6 +26,7 @@ from framework.batches.tokenize import cache_key, made_from, tokenize
 from framework.batches.types import TokenBatch
 from framework.datasets.base import Documents
 from framework.errors import DataError
+from framework.files import cache_dir
 from framework.tokenizers.base import Tokenizer
 
 ENDLESS = 2**50  # micro-batches: no run reaches it, and the sum over a million ranks still fits 64 bits

@@ -34,9 +34,9 @@ def tokenize(
         split: hash: whole documents, chosen by their content; tail: the last part of the text.
         shard_tokens: tokens in a shard, about; a killed process loses no more than that.
     """
-    from framework.batches.cache import cache_dir
     from framework.batches.split import SplitDocuments
     from framework.batches.tokenize import tokenize
+    from framework.files import cache_dir
 
     documents = SplitDocuments(dataset, validation_dataset, split, validation_fraction)
     prepared = tokenizer.prepare(documents.training_texts, documents.training_fingerprint(), cache_dir() / "tokenizers")

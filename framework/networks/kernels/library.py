@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+from framework.files import cache_dir
+
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
@@ -49,7 +51,7 @@ def load() -> ctypes.CDLL | None:
         log.info("FRAMEWORK_KERNELS=0: torch computes what the kernels would")
         return None
     try:
-        return _declare(ctypes.CDLL(str(build(_cache_dir()))))
+        return _declare(ctypes.CDLL(str(build(cache_dir() / "kernels"))))
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(getattr(error, "stderr", None) or error).strip().splitlines()
         log.warning("no kernels for this machine, so torch computes instead, slower: %s", reason[0] if reason else type(error).__name__)
@@ -83,11 +85,6 @@ def build(directory: Path) -> Path:
 
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS).stdout
-
-
-def _cache_dir() -> Path:
-    given = os.environ.get("FRAMEWORK_CACHE")
-    return (Path(given).expanduser() if given else Path.home() / ".cache" / "framework") / "kernels"
 
 
 def _key(compiler: str) -> str:
