@@ -13,10 +13,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from framework.chat.sandbox import Sandbox
+from framework.datasets.base import Message
 from framework.errors import CheckpointError, RequestError
 from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.text import well_formed
@@ -27,18 +27,6 @@ TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")  # variables of th
 FIRST_MARK, NUM_MARKS = 0xDC00, 0x400  # the second halves: two of them side by side are no pair
 MARK = re.compile("[\udc00-\udfff]")
 PROBE = "xyzzy"
-
-
-class Message(NamedTuple):
-    """A turn of a chat.
-
-    Attributes:
-        role: one of `ROLES`; which of them a model knows, and in what order, its template says.
-        content: what is said.
-    """
-
-    role: str
-    content: str
 
 
 class ChatTemplate:

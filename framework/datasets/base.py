@@ -6,8 +6,8 @@ Files or packages flow in, records flow out. Must not know tokenizers, batches o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Record = TypeVar("Record", covariant=True)
 
@@ -17,6 +17,25 @@ class Document(NamedTuple):
 
     text: str
     source: str
+
+
+class Row(NamedTuple):
+    """A record as it was read: its fields by name, and where it came from (`path:line`), for error messages."""
+
+    fields: Mapping[str, Any]
+    source: str
+
+
+class Message(NamedTuple):
+    """A turn of a chat.
+
+    Attributes:
+        role: system, user, assistant, ...; which of them a model knows, and in what order, its chat template says.
+        content: what is said.
+    """
+
+    role: str
+    content: str
 
 
 class Dataset(ABC, Generic[Record]):
@@ -33,3 +52,15 @@ class Dataset(ABC, Generic[Record]):
 
 class Documents(Dataset[Document]):
     """A dataset of documents: the type that configurations and signatures name (jsonargparse resolves no generic alias)."""
+
+
+class Rows(ABC):
+    """A dataset whose records have named fields; `records` makes demonstrations, preferences or prompts of them."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """The records in an order that is the same at every call. Raises DataError naming the file for missing, empty or malformed input."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the content and everything that decides the records."""

@@ -1,0 +1,5 @@
+"""Rewards: functions that judge a reply; ours and those of every installed plugin."""
+
+from framework.registry import family
+
+__getattr__, __dir__ = family(__name__)
