@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from framework.batches import types
-from framework.losses import IGNORE, next_token, token_statistics
+from framework.losses.next_token import IGNORE, next_token, token_statistics
 
 
 def problem(vocab_size: int = 50, dtype: torch.dtype = torch.float64, ignored: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Losses: pure functions of tensors. They know no networks, batches or recipes.
+"""The loss of language modelling: the next token's negative log-likelihood.
 
 Shape legend: B batch, T time, N = B T tokens, C tokens of a chunk, D model width, V vocabulary.
 Hidden states and the output matrix flow in rather than logits, so that the logits of a whole batch are never kept.
@@ -33,7 +33,7 @@ def next_token(hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *
         targets_BT: the token after each position; IGNORE where nothing is trained.
         chunk_tokens: tokens whose logits exist at one time; None: as many as suit the vocabulary and the device.
     """
-    chunk_tokens = _chunk_tokens(chunk_tokens, head_weight_VD)
+    chunk_tokens = chunk_length(chunk_tokens, head_weight_VD)
     grad_enabled = torch.is_grad_enabled()  # a Function's forward sees it off
     loss: Tensor = _NextToken.apply(hidden_BTD.flatten(0, -2), head_weight_VD, targets_BT.flatten(), chunk_tokens, grad_enabled)  # type: ignore[no-untyped-call]
     return loss
@@ -44,11 +44,11 @@ def token_statistics(
     hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, chunk_tokens: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """For evaluation: -log p(target) in nats, and whether the target is the likeliest token (bool); both [B, T], 0 at IGNORE."""
-    hidden_ND, weight_VD = _matmul_inputs(hidden_BTD.flatten(0, -2), head_weight_VD)
+    hidden_ND, weight_VD = matmul_inputs(hidden_BTD.flatten(0, -2), head_weight_VD)
     targets_N = targets_BT.flatten()
-    nats_N = torch.empty(targets_N.shape, dtype=_wide(hidden_ND.dtype), device=hidden_ND.device)
+    nats_N = torch.empty(targets_N.shape, dtype=wide_type(hidden_ND.dtype), device=hidden_ND.device)
     correct_N = torch.empty(targets_N.shape, dtype=torch.bool, device=hidden_ND.device)
-    for chunk, _, log_probs_CV, _ in _chunks(hidden_ND, weight_VD, _chunk_tokens(chunk_tokens, head_weight_VD)):
+    for chunk, _, log_probs_CV, _ in _chunks(hidden_ND, weight_VD, chunk_length(chunk_tokens, head_weight_VD)):
         nats_N[chunk] = F.nll_loss(log_probs_CV, targets_N[chunk], ignore_index=IGNORE, reduction="none")
         correct_N[chunk] = log_probs_CV.argmax(-1) == targets_N[chunk]
     return nats_N.view(targets_BT.shape), correct_N.view(targets_BT.shape)
@@ -76,11 +76,11 @@ def _loss_and_gradients(
     hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, wants_hidden: bool, wants_weight: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The loss and its gradients for hidden states and output matrix (None where not wanted)."""
-    rows_ND, weight_VD = _matmul_inputs(hidden_ND, head_weight_VD)
+    rows_ND, weight_VD = matmul_inputs(hidden_ND, head_weight_VD)
     ignored_N1 = (targets_N == IGNORE)[:, None]
     if not targets_N.is_cpu or ignored_N1.any():  # a GPU is not made to wait for the answer
         rows_ND = rows_ND.masked_fill(ignored_N1, 0.0)  # so that untrained rows add nothing to the matrix's gradient
-    wide = _wide(rows_ND.dtype)
+    wide = wide_type(rows_ND.dtype)
     loss = torch.zeros((), dtype=wide, device=rows_ND.device)
     d_hidden_ND = torch.empty_like(rows_ND) if wants_hidden else None
     d_weight_VD = torch.empty_like(weight_VD, dtype=wide) if wants_weight else None
@@ -111,7 +111,7 @@ def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[t
     The log-probabilities replace the logits where both have one type: the kernels read a row before they write it.
     """
     num_tokens, vocab_size = rows_ND.shape[0], weight_VD.shape[0]
-    length, wide = min(chunk_tokens, num_tokens), _wide(rows_ND.dtype)
+    length, wide = min(chunk_tokens, num_tokens), wide_type(rows_ND.dtype)
     if wide == rows_ND.dtype:
         logits_CV = log_probs_CV = rows_ND.new_empty(length, vocab_size)
     else:  # 16-bit products are fast when rows begin aligned, which so costs the vocabulary no padding
@@ -124,7 +124,7 @@ def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[t
         yield chunk, rows_CD, torch.log_softmax(logits, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits
 
 
-def _matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+def matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the type that a product of them runs in: autocast's, where it is on and they are not float64."""
     kind = hidden_ND.device.type
     dtype = torch.promote_types(hidden_ND.dtype, weight_VD.dtype)
@@ -133,11 +133,13 @@ def _matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor
     return hidden_ND.to(dtype), weight_VD.to(dtype)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """The type that a softmax runs in: fp32 or wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunk_tokens(given: int | None, weight_VD: Tensor) -> int:
+def chunk_length(given: int | None, weight_VD: Tensor) -> int:
+    """Tokens whose logits exist at one time: as given, else as suits the vocabulary and the device. Raises ValueError under 1."""
     if given is None:
         return max(MIN_CHUNK_TOKENS, CHUNK_LOGITS.get(weight_VD.device.type, CHUNK_LOGITS_ELSEWHERE) // weight_VD.shape[0])
     if given < 1:

@@ -1,0 +1,107 @@
+"""Log-probabilities of given tokens, and entropies, with gradients and without ever keeping full logits.
+
+Shape legend: N tokens, C tokens of a chunk, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from framework.losses.next_token import chunk_length, matmul_inputs, wide_type
+
+
+class TokenLogProbs(NamedTuple):
+    """Of each token.
+
+    Attributes:
+        log_probs_N: natural logarithm of its probability, in fp32 or wider, with a graph.
+        entropies_N: entropy of the distribution it was drawn from, nats, with a graph.
+    """
+
+    log_probs_N: Tensor
+    entropies_N: Tensor
+
+
+def log_probs(
+    hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0, *, chunk_tokens: int | None = None
+) -> TokenLogProbs:
+    """Log-probabilities of the targets and entropies under softmax(hidden W^T / temperature).
+
+    The backward pass makes the logits of a chunk again, so that memory grows with the chunk and not with N.
+
+    Args:
+        hidden_ND: a network's hidden states at the places before the targets.
+        head_weight_VD: its output matrix.
+        targets_N: the tokens.
+        temperature: divides the logits.
+        chunk_tokens: tokens whose logits exist at one time; None: as many as suit the vocabulary and the device.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature} and must be over 0: a certain choice has no log-probabilities to train")
+    length = chunk_length(chunk_tokens, head_weight_VD)
+    return TokenLogProbs(*_LogProbs.apply(hidden_ND, head_weight_VD, targets_N, temperature, length))  # type: ignore[no-untyped-call]
+
+
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        rows_ND, weight_VD = matmul_inputs(hidden_ND, head_weight_VD)
+        kept_N, entropies_N = (rows_ND.new_empty(len(rows_ND), dtype=wide_type(rows_ND.dtype)) for _ in range(2))
+        for chunk in _chunks(len(rows_ND), chunk_tokens):
+            log_probs_CV = _log_softmax(rows_ND[chunk], weight_VD, temperature)
+            kept_N[chunk] = log_probs_CV.gather(1, targets_N[chunk, None])[:, 0]
+            entropies_N[chunk] = _entropy(log_probs_CV, log_probs_CV.exp())
+        ctx.save_for_backward(rows_ND, weight_VD, targets_N)
+        ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
+        ctx.types = hidden_ND.dtype, head_weight_VD.dtype
+        return kept_N, entropies_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_kept_N: Tensor, d_entropies_N: Tensor) -> tuple[Tensor | None, ...]:
+        rows_ND, weight_VD, targets_N = ctx.saved_tensors
+        d_hidden_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
+        d_weight_VD = torch.zeros_like(weight_VD, dtype=wide_type(weight_VD.dtype)) if ctx.needs_input_grad[1] else None
+        with_entropy = bool(d_entropies_N.count_nonzero()) if d_entropies_N.is_cpu else True  # a GPU is not made to wait
+        for chunk in _chunks(len(rows_ND), ctx.chunk_tokens):
+            log_probs_CV = _log_softmax(rows_ND[chunk], weight_VD, ctx.temperature)
+            probs_CV = log_probs_CV.exp()
+            d_logits_CV = probs_CV * -d_kept_N[chunk, None]
+            d_logits_CV.scatter_add_(1, targets_N[chunk, None], d_kept_N[chunk, None])
+            if with_entropy:  # dH / dz = -p (log p + H)
+                slope_CV = log_probs_CV.add_(_entropy(log_probs_CV, probs_CV)[:, None]).mul_(probs_CV)
+                d_logits_CV.addcmul_(slope_CV, d_entropies_N[chunk, None], value=-1.0)
+            d_logits_CV = d_logits_CV.div_(ctx.temperature).to(rows_ND.dtype)
+            if d_hidden_ND is not None:
+                torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
+            if d_weight_VD is not None:
+                d_weight_VD += d_logits_CV.T @ rows_ND[chunk]
+        hidden_type, weight_type = ctx.types
+        return (
+            None if d_hidden_ND is None else d_hidden_ND.to(hidden_type),
+            None if d_weight_VD is None else d_weight_VD.to(weight_type),
+            None,
+            None,
+            None,
+        )
+
+
+def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
+    return [slice(start, min(start + chunk_tokens, num_tokens)) for start in range(0, num_tokens, chunk_tokens)]
+
+
+def _log_softmax(rows_CD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    logits_CV = rows_CD @ weight_VD.T
+    if temperature != 1.0:
+        logits_CV = logits_CV.to(wide_type(logits_CV.dtype)) / temperature
+    return torch.log_softmax(logits_CV, -1, dtype=wide_type(logits_CV.dtype))
+
+
+def _entropy(log_probs_CV: Tensor, probs_CV: Tensor) -> Tensor:
+    return -(probs_CV * log_probs_CV).sum(-1)
