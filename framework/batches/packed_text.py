@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from framework.batches import order
 from framework.batches.base import Batches
 from framework.batches.corpus import Corpus
+from framework.batches.loader import ENDLESS, Loader, share
 from framework.batches.packing import Rows, Stream
 from framework.batches.split import SplitDocuments
 from framework.batches.tokenize import cache_key, made_from, tokenize
@@ -29,7 +30,6 @@ from framework.errors import DataError
 from framework.files import cache_dir
 from framework.tokenizers.base import Tokenizer
 
-ENDLESS = 2**50  # micro-batches: no run reaches it, and the sum over a million ranks still fits 64 bits
 ORDERED_AT_ONCE = 8192  # rows: enough that working out their order costs nothing beside reading them
 
 
@@ -191,46 +191,6 @@ class PackedText(Batches):
         )  # workers cost more to start
 
 
-class Loader:
-    """A DataLoader that says how long it is, but is none to Lightning, which would put its own sampler into it or warn.
-
-    Args:
-        batches: gives TokenBatches; each worker's share of them in turn.
-        length: number of batches; a known one keeps Lightning from reading one ahead.
-        num_workers: processes that read ahead; the order does not depend on it.
-    """
-
-    def __init__(self, batches: IterableDataset[TokenBatch], length: int, num_workers: int) -> None:
-        self._length = length
-        self._direct = batches if not num_workers and not torch.cuda.is_available() else None  # nothing for a DataLoader to do
-        self._loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=num_workers,
-            generator=torch.Generator(),  # its own, so that reading never draws from the run's random numbers
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[TokenBatch]:
-        return iter(self._loader if self._direct is None else self._direct)
-
-    def state_dict(self) -> dict[str, int]:
-        """Nothing, which tells Lightning that the position is taken care of: it is the recipe's, and comes back as `first_batch`."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Nothing either."""
-
-
-def _share(numbers: range) -> range:
-    """This worker's numbers: DataLoader asks its workers in turn, which restores the order."""
-    worker = get_worker_info()
-    return numbers if worker is None else numbers[worker.id :: worker.num_workers]
-
-
 def _to_torch(rows: Rows) -> TokenBatch:
     ids_BT, targets_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.targets_BT)
     positions_BT, documents_BT = (None if field is None else torch.from_numpy(field) for field in rows[2:])
@@ -244,7 +204,7 @@ class _TrainingBatches(IterableDataset[TokenBatch]):
         self.stream, self.seed, self.batch_size, self.num_windows, self.numbers = stream, seed, batch_size, num_windows, numbers
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        numbers = iter(_share(self.numbers))
+        numbers = iter(share(self.numbers))
         while some := list(itertools.islice(numbers, max(1, ORDERED_AT_ONCE // self.batch_size))):
             for starts_B in self._starts(np.array(some, dtype=np.int64)):
                 yield _to_torch(self.stream.rows(starts_B))
@@ -263,6 +223,6 @@ class _ValidationBatches(IterableDataset[TokenBatch]):
         self.stream, self.batch_size, self.numbers = stream, batch_size, numbers
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        for number in _share(self.numbers):
+        for number in share(self.numbers):
             windows = number * self.batch_size + np.arange(self.batch_size)
             yield _to_torch(self.stream.rows_once(windows * self.stream.context_length))

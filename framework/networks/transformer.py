@@ -123,7 +123,7 @@ class Transformer(Network):
             result = blocks.run(list(self.blocks), self.shape, hidden_BTD, turn, cache)
             if result is not None:
                 return result
-        recompute = self.activation_checkpointing and self.training and torch.is_grad_enabled()
+        recompute = self.activation_checkpointing and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()
         with torch.compiler.set_stance("force_eager") if stands_alone else nullcontext():

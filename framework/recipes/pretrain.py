@@ -1,40 +1,9 @@
-"""Pretraining: predict the next token of running text.
-
-Token batches flow in; loss, perplexity, bits per byte and accuracy flow out.
-Shape legend: B rows, T tokens, D width, V vocabulary.
-"""
+"""Pretraining: predict the next token of running text."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-
-from framework.batches.types import IGNORE, TokenBatch
-from framework.losses import next_token, token_statistics
-from framework.recipes.metrics import TokenMetrics
-from framework.recipes.recipe import Objective, Recipe
+from framework.recipes.tokens import TokenPrediction
 
 
-class Pretrain(Recipe):
+class Pretrain(TokenPrediction):
     """Next-token prediction; the loss is the mean over all trained tokens of an optimizer step, micro-batches and ranks together."""
-
-    _byte_lengths_V: Tensor | None = None
-
-    def objective(self, batch: TokenBatch) -> Objective:
-        """Summed negative log-likelihood of the targets, nats, and the number of targets."""
-        hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
-        return Objective(next_token(hidden_BTD, self.network.head_weight_VD, batch.targets_BT), (batch.targets_BT != IGNORE).sum())
-
-    def new_metric(self) -> Metric:
-        """`val/loss`, `val/perplexity`, `val/bits_per_byte`, `val/accuracy`."""
-        return TokenMetrics()
-
-    def evaluate(self, batch: TokenBatch) -> None:
-        """Add a validation batch."""
-        hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
-        nats_BT, correct_BT = token_statistics(hidden_BTD, self.network.head_weight_VD, batch.targets_BT)
-        trained_BT = batch.targets_BT != IGNORE
-        if self._byte_lengths_V is None:
-            self._byte_lengths_V = torch.from_numpy(self.data.tokenizer.byte_lengths()).to(nats_BT.device)
-        self.metric.update(nats_BT, correct_BT, trained_BT, self._byte_lengths_V[batch.targets_BT[trained_BT]].sum())

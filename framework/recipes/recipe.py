@@ -29,10 +29,11 @@ from framework.optimizers.groups import parameter_groups
 from framework.registry import Registry, registry
 from framework.schedulers.base import Scheduler
 from framework.training.checkpoint_io import FORMAT
+from framework.training.measures import Measures
 from framework.training.monitor import Monitor
 from framework.training.progress import Progress, StepResult
 
-REGISTRIES = ("tokenizers", "optimizers", "schedulers", "samplers", "recipes", "networks", "datasets")
+REGISTRIES = ("tokenizers", "optimizers", "schedulers", "samplers", "recipes", "networks", "datasets", "rewards")
 
 
 class NonFiniteLoss(UserError):
@@ -67,6 +68,7 @@ class Recipe(LightningModule, ABC):
     """
 
     registries: Mapping[str, Registry] = {name: registry(f"framework.{name}") for name in REGISTRIES}
+    item: str = "tokens"  # what the loss is a mean over
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Recipe(LightningModule, ABC):
         self.network: Network
         self.metric = self.new_metric()
         self.progress = Progress()
+        self.measures = Measures()
         self.at_step_boundary = True
         self.last_step: StepResult | None = None
         self.config: dict[str, Any] = {}  # the resolved configuration, where a command line made this recipe
@@ -255,14 +258,14 @@ class Recipe(LightningModule, ABC):
         """One line about the run: network, data, length."""
         data = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in self.data.describe().items() if isinstance(value, int))
         items = self.data.items_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,}"
+        steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,} {self.item}"
         return f"{type(self).__name__}: {type(self.network).__name__} with {self.network.num_parameters():,} parameters on {self.device}; {data}; {steps}"
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: `optimizer_step` has dropped them."""
 
-    def flops_per_item(self) -> float:
-        """Floating-point operations of training on one item (a token, unless the recipe says otherwise)."""
+    def flops_per_item(self) -> float | None:
+        """Floating-point operations of training on one item (a token, unless the recipe says otherwise); None where that says nothing."""
         return float(self.network.flops_per_token(self.data.context_length))
 
     # validation
@@ -287,7 +290,11 @@ class Recipe(LightningModule, ABC):
         """Write the model directory: the network ready for use, with where it came from."""
         from framework import checkpoint
 
-        checkpoint.save(directory, self.network, self.data.tokenizer, self.lineage())
+        checkpoint.save(directory, self.network_to_save(), self.data.tokenizer, self.lineage())
+
+    def network_to_save(self) -> Network:
+        """What the model directory is to hold: the network, or the part of it that is of use without the recipe."""
+        return self.network
 
     def lineage(self) -> dict[str, Any]:
         """What made this network: fingerprints, counters, configuration, plugins."""

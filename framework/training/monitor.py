@@ -6,6 +6,7 @@ One log call every n steps instead of several a step: Lightning's `self.log` cos
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,16 +54,28 @@ class Monitor(Callback):
             return
         seconds = self._seconds + time.perf_counter() - self._since
         items_per_second = self._count / seconds
+        flops = recipe.flops_per_item()
         metrics = {
+            **reduced(trainer, recipe.measures.take()),
             "train/loss": self._total / self._count if self._count else float("nan"),
             "train/gradient_norm": recipe.last_step.gradient_norm,
             "train/learning_rate": recipe.last_step.learning_rate,
-            "train/tokens_per_second": items_per_second,
-            "train/mfu": items_per_second * recipe.flops_per_item() / self._peak,
-            "train/tokens": float(recipe.progress.items),
+            f"train/{recipe.item}_per_second": items_per_second,
+            **({} if flops is None else {"train/mfu": items_per_second * flops / self._peak}),
+            f"train/{recipe.item}": float(recipe.progress.items),
             "train/skipped_steps": float(recipe.progress.skipped),
         }
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         self._restart()
+
+
+def reduced(trainer: Trainer, sums: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    """Means over all ranks, by name; every rank must have the same names."""
+    if not sums:
+        return {}
+    pairs = torch.stack([torch.stack(pair) for pair in sums.values()])
+    if trainer.world_size > 1:
+        pairs = trainer.strategy.reduce(pairs, reduce_op="sum")
+    return {name: total / count if count else float("nan") for name, (total, count) in zip(sums, pairs.tolist())}

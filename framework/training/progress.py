@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
+from framework.training.measures import Measures
+
 
 @dataclass
 class Progress:
@@ -65,11 +67,15 @@ class Tracked(Protocol):
         progress: the run's counters.
         at_step_boundary: whether the newest micro-batch completed an optimizer step.
         last_step: what that step saw; None before the first.
+        item: what its loss is a mean over, in the plural.
+        measures: further figures, to be logged with the loss.
     """
 
     progress: Progress
     at_step_boundary: bool
     last_step: StepResult | None
+    item: str
+    measures: Measures
 
-    def flops_per_item(self) -> float:
-        """Floating-point operations of training on one item."""
+    def flops_per_item(self) -> float | None:
+        """Floating-point operations of training on one item; None where that says nothing."""

@@ -70,8 +70,10 @@ class StepBar(ProgressBar):
         metrics = trainer.callback_metrics
         if "val/loss" in metrics:
             shown.append(f"val {float(metrics['val/loss']):.3f}")
-        if "train/tokens_per_second" in metrics:
-            shown.append(f"{_short(float(metrics['train/tokens_per_second']))} tokens/s")
+        if "val/reward" in metrics:
+            shown.append(f"reward {float(metrics['val/reward']):.3f}")
+        if (speed := f"train/{recipe.item}_per_second") in metrics:
+            shown.append(f"{_short(float(metrics[speed]))} {recipe.item}/s")
         return ", ".join(shown)
 
     def _print_line(self, trainer: Trainer, pl_module: LightningModule) -> None:

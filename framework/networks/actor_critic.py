@@ -1,0 +1,87 @@
+"""A policy and the critic that estimates what its replies will be worth, trained together.
+
+Ids flow in, the policy's hidden states and the critic's values flow out. Must not know rewards, advantages or losses.
+
+Shape legend: B batch, T time, D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.networks.base import Network, Role
+from framework.networks.cache import BLOCK_TOKENS, Cache, View
+from framework.networks.parts import as_part
+from framework.networks.scalar_head import ScalarHead
+
+
+class ActorCritic(Network):
+    """As a network it is its policy; `values` are the critic's.
+
+    Args:
+        policy: writes and is trained to write better.
+        critic: a network of its own; None: a linear layer, of zeros at first, on the policy's hidden states.
+    """
+
+    def __init__(self, policy: Network, critic: ScalarHead | None) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+        self.vocab_size, self.context_length = policy.vocab_size, policy.context_length
+        weight_VD = policy.head_weight_VD
+        self.value_head = None
+        if critic is None:
+            self.value_head = nn.Linear(weight_VD.shape[1], 1, device=weight_VD.device, dtype=weight_VD.dtype)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: View | None = None,
+    ) -> Tensor:
+        return self.policy(ids_BT, positions_BT, documents_BT, cache)
+
+    def values(self, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
+        """What is still to come from each token on, [B, T], in fp32 or wider.
+
+        Args:
+            ids_BT: the sequences.
+            hidden_BTD: the policy's hidden states of them, which a critic without a network of its own reads.
+        """
+        if self.critic is not None:
+            values_BT = self.critic.values(self.critic(ids_BT))
+        else:
+            assert self.value_head is not None
+            values_BT = self.value_head(hidden_BTD)[..., 0]
+        return values_BT.to(torch.promote_types(values_BT.dtype, torch.float32))
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        return self.policy.head_weight_VD
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        return self.policy.logits(hidden_BTD)
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        return {"policy": as_part(self.policy), "critic": None if self.critic is None else as_part(self.critic)}
+
+    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
+        return self.policy.new_cache(num_blocks, block_tokens)
+
+    def roles(self) -> dict[str, Role]:
+        roles = {f"policy.{name}": role for name, role in self.policy.roles().items()}
+        if self.critic is None:
+            return {**roles, "value_head.weight": "matrix", "value_head.bias": "vector"}
+        return {**roles, **{f"critic.{name}": role for name, role in self.critic.roles().items()}}
+
+    def num_parameters(self) -> int:
+        return self.policy.num_parameters() + (0 if self.critic is None else self.critic.num_parameters())
+
+    def flops_per_token(self, length: int) -> int:
+        return self.policy.flops_per_token(length) + (0 if self.critic is None else self.critic.flops_per_token(length))

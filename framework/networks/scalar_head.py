@@ -1,0 +1,110 @@
+"""A network that gives a number instead of a next token: the reward of a reply, or what is still to come of one.
+
+Ids flow in, hidden states and numbers flow out. Must not know losses, preferences or rollouts.
+
+Shape legend: B batch, T time, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.networks.base import Network, Role
+from framework.networks.cache import BLOCK_TOKENS, Cache, View
+from framework.networks.parts import as_part
+
+
+class ScalarHead(Network):
+    """A network with a linear layer of one output on its hidden states.
+
+    The score of a sequence is the number at its last token, as mean 0 and deviation 1 where `normalise` has been told.
+
+    Args:
+        base: the network; a reward model begins as the model that its replies come from.
+        vocab_size: of the base; null: the tokenizer's.
+        context_length: of the base; null: the data's.
+        zero: begin with a head of zeros; false: with deviation 1 / sqrt(D + 1) (Stiennon et al. 2020), bias 0.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, base: Callable[[], Network], vocab_size: int | None = None, context_length: int | None = None, zero: bool = False
+    ) -> None:
+        super().__init__()
+        self.base: Network = base(vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
+        self.vocab_size, self.context_length = self.base.vocab_size, self.base.context_length
+        weight_VD = self.base.head_weight_VD
+        width = weight_VD.shape[1]
+        self.head = nn.Linear(width, 1, device=weight_VD.device, dtype=weight_VD.dtype)
+        nn.init.normal_(self.head.weight, std=0.0 if zero else (width + 1) ** -0.5)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float32, device=weight_VD.device))
+        self.register_buffer("deviation", torch.ones((), dtype=torch.float32, device=weight_VD.device))
+        self._freeze_output_matrix()
+
+    def _freeze_output_matrix(self) -> None:
+        """An output matrix of its own has no part in the numbers: it gets no gradient, and is no optimizer's."""
+        tables = {id(module.weight) for module in self.base.modules() if isinstance(module, nn.Embedding)}
+        place = self.base.head_weight_VD.data_ptr()
+        for parameter in self.base.parameters():
+            if id(parameter) not in tables and parameter.ndim == 2 and parameter.data_ptr() == place and place:
+                parameter.requires_grad_(False)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: View | None = None,
+    ) -> Tensor:
+        return self.base(ids_BT, positions_BT, documents_BT, cache)
+
+    def values(self, hidden_BTD: Tensor) -> Tensor:
+        """The head's numbers, [B, T], as they are."""
+        values_BT: Tensor = self.head(hidden_BTD)[..., 0]
+        return values_BT
+
+    def last_values(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The head's numbers at the sequences' last tokens, [B]; padding on the right is not looked at."""
+        hidden_BTD = self(ids_BT)
+        return self.values(hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
+
+    def scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Normalised scores of sequences, [B]."""
+        return (self.last_values(ids_BT, lengths_B) - self.mean) / self.deviation
+
+    def normalise(self, mean: float, deviation: float) -> None:
+        """Give scores of this mean and deviation the mean 0 and the deviation 1; kept with the weights."""
+        if not deviation > 0:
+            raise ValueError(f"the scores' deviation is {deviation}; it must be over 0")
+        self.mean.fill_(mean)
+        self.deviation.fill_(deviation)
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        return self.base.head_weight_VD
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        return self.base.logits(hidden_BTD)
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        return {"base": as_part(self.base)}
+
+    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
+        return self.base.new_cache(num_blocks, block_tokens)
+
+    def roles(self) -> dict[str, Role]:
+        return {**{f"base.{name}": role for name, role in self.base.roles().items()}, "head.weight": "matrix", "head.bias": "vector"}
+
+    def num_parameters(self) -> int:
+        return self.base.num_parameters() + sum(parameter.numel() for parameter in self.head.parameters())
+
+    def flops_per_token(self, length: int) -> int:
+        return self.base.flops_per_token(length)
