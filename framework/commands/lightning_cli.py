@@ -51,6 +51,7 @@ QUIET = (
     ".*It is recommended to use `self.log.*sync_dist.*",  # torchmetrics has done it
     ".*isinstance.treespec, LeafSpec.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # reinforcement learning has no dropout
     ".*Total length of `list` across ranks is zero.*",  # no validation documents
     ".*but have no logger configured.*",  # validate prints
     ".*is supported for historical reasons but its usage is discouraged.*",

@@ -66,9 +66,9 @@ class ScalarHead(Network):
         return self.base(ids_BT, positions_BT, documents_BT, cache)
 
     def values(self, hidden_BTD: Tensor) -> Tensor:
-        """The head's numbers, [B, T], as they are."""
+        """The head's numbers, [B, T] (any leading shape), as they are; in fp32 or wider."""
         values_BT: Tensor = self.head(hidden_BTD)[..., 0]
-        return values_BT
+        return values_BT.to(torch.promote_types(values_BT.dtype, torch.float32))
 
     def last_values(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The head's numbers at the sequences' last tokens, [B]; padding on the right is not looked at."""

@@ -160,14 +160,14 @@ class PPO(PolicyRecipe):
         if self.critic == "shared":
             return ActorCritic(policy, None)
         if self.critic == "policy":
-            return ActorCritic(policy, ScalarHead(lambda **_: copy.deepcopy(policy).requires_grad_(True), zero=True))
+            return ActorCritic(policy, ScalarHead(lambda **_: copy.deepcopy(policy), zero=True))
         assert self._reward_model is not None
         critic = load_reward_model(self._reward_model, data.tokenizer)
         with torch.no_grad():  # its scores are normalised: the critic begins with them, not with the head's own numbers
             critic.head.bias.sub_(critic.mean).div_(critic.deviation)
             critic.head.weight.div_(critic.deviation)
             critic.normalise(0.0, 1.0)
-        return ActorCritic(policy, critic.requires_grad_(True))
+        return ActorCritic(policy, critic)
 
     @property
     def policy(self) -> Network:

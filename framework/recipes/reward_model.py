@@ -73,7 +73,7 @@ class RewardModel(Recipe):
 
     def objective(self, batch: PairBatch) -> Objective:
         """Summed loss of the pairs, nats, and their number."""
-        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).float().chunk(2)
+        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).chunk(2)
         loss_B = preference_loss(chosen_B, rejected_B, batch.margins_B)
         if self.center_rewards_coefficient:
             loss_B = loss_B + self.center_rewards_coefficient * (chosen_B + rejected_B).square()
@@ -88,7 +88,7 @@ class RewardModel(Recipe):
 
     def evaluate(self, batch: PairBatch) -> None:
         """Add a validation batch."""
-        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).float().chunk(2)
+        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).chunk(2)
         self.metric.update(preference_loss(chosen_B, rejected_B), chosen_B - rejected_B, batch.weights_B)
 
     def flops_per_item(self) -> float | None:
