@@ -3,7 +3,7 @@
     model.safetensors       weights; tied ones once, the vocabulary without padding rows
     config.json             the architecture as transformers, vLLM and llama.cpp read it; left out when no format expresses the network
     generation_config.json  where to stop, and defaults
-    tokenizer*.json         written by the tokenizer
+    tokenizer*.json         written by the tokenizer; chat_template.jinja beside them where the network learnt one
     framework.json          our class and arguments, lineage, versions, and a SHA-256 for every file and for itself
 
 A network and a tokenizer flow in, a directory flows out, or the other way round. A directory is written beside its place and moved
@@ -12,9 +12,6 @@ there whole. Must not know trainers, recipes or training state.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,34 +21,42 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import framework
+from framework.chat import ChatTemplate
 from framework.errors import CheckpointError
-from framework.files import sha256, sync
-from framework.formats import own
-from framework.formats.base import Format, Sizes
+from framework.formats import known, own, sealed
+from framework.formats.base import Format
+from framework.formats.sealed import MANIFEST, verify
 from framework.networks.base import Network
+from framework.networks.lora import LoRA, without_adapters
+from framework.networks.parts import as_part
 from framework.networks.transformer import Transformer
-from framework.registry import CORE, PluginError, families, registry
 from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.pretrained import pretrained as pretrained_tokenizer
 
-FORMAT_VERSION = 1
-MANIFEST = "framework.json"
+__all__ = ["load", "load_network", "save", "verify"]
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
-FORMATS = "framework.formats"
 
 
-def save(directory: Path, network: Network, tokenizer: Tokenizer, lineage: dict[str, Any], generation: dict[str, Any] | None = None) -> str:
+def save(
+    directory: Path,
+    network: Network,
+    tokenizer: Tokenizer,
+    lineage: dict[str, Any],
+    generation: dict[str, Any] | None = None,
+    template: ChatTemplate | None = None,
+) -> str:
     """Write a model directory; one that is there is replaced, and stays as it is when the new one cannot be written.
 
     Args:
         directory: its place; an existing directory must be empty or a model directory.
-        network: its weights are written in the type they have.
+        network: its weights are written in the type they have; those of a LoRA merged.
         tokenizer: must fit the network's vocabulary.
         lineage: where the model comes from: hashes, parents, the resolved config; plain JSON values.
         generation: further fields of generation_config.json, e.g. `temperature`.
+        template: turns chats into prompts; None: the tokenizer's own files say, or there are no chats.
 
     Returns:
         One line that says what was written and who can open it.
@@ -61,24 +66,10 @@ def save(directory: Path, network: Network, tokenizer: Tokenizer, lineage: dict[
     """
     if tokenizer.vocab_size > network.vocab_size:
         raise CheckpointError(f"the tokenizer has {tokenizer.vocab_size} ids and the network only {network.vocab_size}: not one model")
-    directory = _settled(Path(directory))
-    if directory.exists() and not (directory / MANIFEST).is_file() and (not directory.is_dir() or any(directory.iterdir())):
-        raise CheckpointError(f"{directory} exists and is no model directory of ours; give a new or an empty one")
-    partial = directory.with_name(f".{directory.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a save that was killed
-        partial.mkdir(parents=True)
-        summary = _write(partial, network, tokenizer, lineage, generation or {})
-        _replace(directory, partial)
-    except Exception as cause:
-        _settled(directory)
-        # the Rust libraries raise errors of their own, or bare Exceptions, for what the operating system refused
-        if isinstance(cause, OSError | SafetensorError) or "os error" in str(cause):
-            raise CheckpointError(f"{directory} could not be written and is as it was: {cause}") from cause
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return f"{directory}: {summary}"
+    if adapted := next((module for module in network.modules() if isinstance(module, LoRA)), None):
+        lineage = {**lineage, "base_sha256": adapted.base_digest}
+    network = without_adapters(network)
+    return sealed.write_whole(directory, lambda partial: _write(partial, network, tokenizer, lineage, generation or {}, template))
 
 
 def load(directory: Path) -> tuple[Network, Tokenizer]:
@@ -100,7 +91,7 @@ def load_network(directory: Path, dtype: torch.dtype | None = None, device: str 
     Raises:
         CheckpointError: something is missing, damaged, or not supported; the message names it.
     """
-    directory = _settled(Path(directory))
+    directory = sealed.settled(Path(directory))
     if not directory.is_dir():
         raise CheckpointError(f"there is no model directory {directory}")
     try:
@@ -110,48 +101,34 @@ def load_network(directory: Path, dtype: torch.dtype | None = None, device: str 
     return network.to(device=device, dtype=dtype).eval()
 
 
-def verify(directory: Path) -> dict[str, Any]:
-    """The contents of framework.json, after comparing every file with its SHA-256. Raises CheckpointError naming the damaged file."""
-    manifest = _read_json(Path(directory) / MANIFEST)
-    if manifest.get("sha256") != _digest(manifest):
-        raise CheckpointError(f"{Path(directory) / MANIFEST} is damaged: it does not match its own SHA-256")
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise CheckpointError(f"{directory} was written by framework {manifest['framework_version']}, which is newer: upgrade")
-    for name, expected in manifest["files"].items():
-        file = Path(directory) / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        if sha256(file) != expected:
-            raise CheckpointError(f"{file} is damaged: it does not match its SHA-256 in {MANIFEST}")
-    return manifest
-
-
 # writing
 
 
-def _write(directory: Path, network: Network, tokenizer: Tokenizer, lineage: dict[str, Any], generation: dict[str, Any]) -> str:
-    name, objections = _expressing(network)
+def _write(
+    directory: Path,
+    network: Network,
+    tokenizer: Tokenizer,
+    lineage: dict[str, Any],
+    generation: dict[str, Any],
+    template: ChatTemplate | None,
+) -> str:
+    name, objections = known.expressing(network)
     tensors = own.to_tensors(network)
     summary = f"no Hugging Face architecture expresses it, only this framework opens it ({objections})"
     if name is not None:
-        form, sizes = _format(name), _sizes(network)
+        form, sizes = known.named(name), known.sizes(network)
         tensors = form.to_theirs(tensors, sizes)
-        _write_json(directory / CONFIG, _common_config(form, tokenizer, tensors) | form.to_config(sizes))
+        sealed.write_json(directory / CONFIG, _common_config(form, tokenizer, tensors) | form.to_config(sizes))
         summary = f"{form.architecture}, {network.num_parameters():,} parameters"
     save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, directory / WEIGHTS, metadata={"format": "pt"})
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    _write_json(directory / "generation_config.json", {key: value for key, value in ids.items() if value is not None} | generation)
+    ends = {tokenizer.eos_id} | (frozenset() if template is None else template.end_ids(tokenizer))
+    end = tokenizer.eos_id if len(ends) == 1 else sorted(ends)
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": end, "pad_token_id": tokenizer.pad_id}
+    sealed.write_json(directory / "generation_config.json", {key: value for key, value in ids.items() if value is not None} | generation)
     tokenizer.save(directory)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "framework_version": framework.__version__,
-        "network": {"class_path": own.class_path(network), "init_args": network.init_args},
-        "format": name,
-        "lineage": lineage,
-        "plugins": _plugins(),
-        "files": {file.name: sha256(file) for file in sorted(directory.iterdir())},
-    }
-    _write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
+    if template is not None:
+        template.save(directory)
+    sealed.seal(directory, {"network": as_part(network), "format": name, "lineage": lineage})
     return summary
 
 
@@ -169,63 +146,29 @@ def _common_config(form: Format, tokenizer: Tokenizer, tensors: Mapping[str, Ten
     }
 
 
-def _replace(directory: Path, partial: Path) -> None:
-    """Move a complete directory into place. What a crash in between leaves, `_settled` and the next save put right."""
-    for path in (*partial.iterdir(), partial):
-        sync(path)
-    previous = _previous(directory)
-    _clear(previous, directory)
-    if directory.exists():
-        directory.rename(previous)
-    partial.rename(directory)
-    sync(directory.parent)
-    _clear(previous, directory)
-
-
-def _clear(previous: Path, directory: Path) -> None:
-    """Remove a directory that was replaced; files that someone else put beside ours move on to the new one."""
-    if not previous.exists():
-        return
-    listed = _read_json(previous / MANIFEST)["files"] if (previous / MANIFEST).is_file() else {}
-    for guest in previous.iterdir():
-        if guest.name not in listed and not (directory / guest.name).exists():
-            guest.rename(directory / guest.name)
-    shutil.rmtree(previous)
-
-
-def _previous(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.previous")
-
-
-def _settled(directory: Path) -> Path:
-    """The resolved path, after putting back a directory whose replacement was cut short."""
-    directory = directory.resolve()
-    if not directory.exists() and _previous(directory).is_dir():
-        _previous(directory).rename(directory)
-    return directory
-
-
 # reading
 
 
 def _ours(directory: Path, manifest: dict[str, Any]) -> Network:
+    if "network" not in manifest:
+        raise CheckpointError(f"{directory} is an adapter and no model: give its base, and this as its adapter")
     entry = manifest["network"]
     network = own.build(entry["class_path"], entry["init_args"])
     tensors = _read_tensors(directory)
     if manifest["format"] is not None:
-        tensors = _format(manifest["format"]).to_ours(tensors, _sizes(network))
+        tensors = known.named(manifest["format"]).to_ours(tensors, known.sizes(network))
     own.fill(network, tensors)
     return network
 
 
 def _foreign(directory: Path) -> Network:
     """A network from a directory without framework.json: config.json says what it is."""
-    config = _read_json(directory / CONFIG)
+    config = sealed.read_json(directory / CONFIG)
     architectures = config.get("architectures") or ["(none)"]
-    known = {form.architecture: form for form in _formats().values()}
-    if architectures[0] not in known:
-        raise CheckpointError(f"{directory / CONFIG} has the architecture {architectures[0]}; known: {', '.join(known)}")
-    form = known[architectures[0]]
+    forms = {form.architecture: form for form in known.formats().values()}
+    if architectures[0] not in forms:
+        raise CheckpointError(f"{directory / CONFIG} has the architecture {architectures[0]}; known: {', '.join(forms)}")
+    form = forms[architectures[0]]
     try:
         sizes = form.from_config(config)
     except ValueError as problem:
@@ -240,7 +183,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
     """Every tensor of model.safetensors, or of the files that its index names."""
     names = [WEIGHTS]
     if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
-        names = sorted(set(_read_json(directory / INDEX)["weight_map"].values()))
+        names = sorted(set(sealed.read_json(directory / INDEX)["weight_map"].values()))
     tensors: dict[str, Tensor] = {}
     for name in names:
         file = directory / Path(name).name  # an index cannot lead out of the directory
@@ -252,68 +195,3 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as problem:
             raise CheckpointError(f"{file} is damaged: {problem}") from problem
     return tensors
-
-
-# what both directions need
-
-
-def _expressing(network: Network) -> tuple[str | None, str]:
-    """The name of the first format that expresses a network, or None and what each of them objects to."""
-    if not isinstance(network, Transformer):
-        return None, f"formats express Transformer, this is a {type(network).__name__}"
-    objections: list[str] = []
-    for name, form in _formats().items():
-        found = form.objections(network.shape)
-        if not found:
-            return name, ""
-        objections.append(f"{name}: {', '.join(found)}")
-    return None, "; ".join(objections)
-
-
-def _formats() -> dict[str, Format]:
-    """Every format that can be had: a broken plugin's harms nobody who does not name it."""
-    forms: dict[str, Format] = {}
-    for name in registry(FORMATS):
-        try:
-            forms[name] = _format(name)
-        except PluginError:
-            continue
-    return forms
-
-
-def _format(name: str) -> Format:
-    form: Format = registry(FORMATS)[name]()
-    return form
-
-
-def _sizes(network: Network) -> Sizes:
-    if not isinstance(network, Transformer):
-        raise CheckpointError(f"{MANIFEST} names a format, and the network is no Transformer but a {type(network).__name__}")
-    return Sizes(network.shape, network.vocab_size, network.context_length)
-
-
-def _plugins() -> dict[str, str]:
-    parts = [part for name in families() for part in registry(name).parts()]
-    return {part.distribution: part.version for part in parts if part.distribution != CORE}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as missing:
-        raise CheckpointError(f"{file} is missing") from missing
-    except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{file} is damaged: {problem}") from problem
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no JSON object")
-    return content
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's contents, its own digest left out."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

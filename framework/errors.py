@@ -8,6 +8,11 @@
       CheckpointError            training/, checkpoint.py: damaged, incompatible or unwritable checkpoints
       StorageError               files.py: a full disk, a place that is not writable
       RequestError               engine/, samplers/: an option outside its range, a prompt that is too long
+      RewardError                rewards/runner.py: a reward that cannot be run, or fails for too many replies
+      RolloutFailed              recipes/writer.py: the policy could not write a reply
+      SelfTestFailed             recipes/self_test.py: reinforcement learning that would learn the wrong thing
+      NonFiniteLoss, Stopped     recipes/recipe.py, training/stopping.py: how a run ends before its time
+      WritingFailed              ranking/writer.py: a model that can no longer write replies to rank
 
 A message names the thing, where it came from and the fix.
 """

@@ -32,7 +32,9 @@ LAYERS = [
     {"tasks"},
     {"training"},
     {"recipes"},
+    {"inspection"},
     {"server"},
+    {"ranking"},
     {"commands", "testing"},
     {"__main__"},
 ]

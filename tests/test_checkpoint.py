@@ -20,14 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from framework import checkpoint
 from framework.checkpoint import load, load_network, save, verify
 from framework.errors import CheckpointError
 from framework.networks.base import Network
 from framework.networks.cache import Cache
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer
-from framework.registry import registry
+from framework.registry import PluginError, registry
 from framework.tokenizers.byte import Byte
 
 GPT2 = NetworkShape(2, 32, 4, dropout=0.1)
@@ -255,7 +254,7 @@ def test_the_new_replaces_the_old_and_guests_stay(model: Path) -> None:
 
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(CheckpointError, match="no model directory of ours"):
+    with pytest.raises(CheckpointError, match="no directory of ours"):
         save(tmp_path, network_of(GPT2), Byte(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -394,5 +393,5 @@ def test_a_plugin_s_network_is_kept_by_its_registered_name(tmp_path: Path, netwo
     assert same(found, network)
     assert found.out.weight is found.table.weight
     networks._added.clear()
-    with pytest.raises(checkpoint.PluginError, match="Bigram"):
+    with pytest.raises(PluginError, match="Bigram"):
         load_network(tmp_path / "model")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("framework-lion", "framework-top-n-sigma")
+PACKAGES = ("framework-lion", "framework-orpo", "framework-top-n-sigma")
 
 
 class Environment:
@@ -54,6 +54,17 @@ def test_listed_with_package_and_version(environment: Environment) -> None:
     rows = [line.split() for line in environment.run("-m", "framework", "plugins").stdout.splitlines()]
     assert ["optimizers", "Lion", "framework-lion", "0.1.0"] in rows
     assert ["samplers", "TopNSigma", "framework-top-n-sigma", "0.1.0"] in rows
+    assert ["recipes", "ORPO", "framework-orpo", "0.1.0"] in rows
+
+
+def test_a_recipe_of_a_plugin_answers_to_its_name(environment: Environment, tmp_path: Path) -> None:
+    """Its class and its YAML come with the package; `--recipe` finds them as it finds the built-in ones."""
+    shape = '{"class_path": "Transformer", "init_args": {"shape": {"num_layers": 1, "width": 16, "num_heads": 2}}}'
+    words = ["--init_from", "null", "--model.network", shape, "--data.tokenizer", "Byte", "--data.chat_template", "simple"]
+    words += ["--trainer", "configs/trainer/smoke.yaml", "--trainer.accelerator", "cpu", "--runs_dir", str(tmp_path)]
+    done = environment.run("-m", "framework", "finetune", "--recipe", "orpo", *words, "--data.dataset.size", "40")
+    assert done.returncode == 0, done.stderr
+    assert "ORPO" in done.stderr and (tmp_path / "orpo" / "model" / "model.safetensors").is_file()
 
 
 def test_conformance_as_a_command(environment: Environment) -> None:

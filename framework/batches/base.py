@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
+from framework.chat.template import ChatTemplate
 from framework.tokenizers.base import Tokenizer
 
 
@@ -24,6 +25,7 @@ class Batches(LightningDataModule, ABC):
         tokenizer: ready for use once `setup` ran.
         items_per_batch: trained items of a full micro-batch (rows x context_length for tokens); a constant that cancels in the gradient.
         context_length: tokens in a row at most.
+        chat_template: how its turns became tokens; None where there are none.
         first_batch: global number of the first micro-batch the training loader yields; a resumed run sets it before loaders exist.
     """
 
@@ -31,6 +33,7 @@ class Batches(LightningDataModule, ABC):
     items_per_batch: int
     context_length: int
     first_batch: int = 0
+    chat_template: ChatTemplate | None = None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lightning's, without its walk through nested containers: a batch is a NamedTuple of tensors."""

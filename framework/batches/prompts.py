@@ -110,6 +110,9 @@ class Prompts(Records[Question]):
         """The prompts' numbers: the recipe looks them up."""
         return PromptBatch(torch.tensor(list(numbers)), torch.tensor([1.0] * counted + [0.0] * (len(items) - counted)))
 
+    def check(self, batch: PromptBatch, where: str) -> None:
+        """Nothing: what is trained is not written yet."""
+
     def question(self, index: int) -> Question:
         """The prompt at a place of the endless order of training: each once an epoch, in an order of its own."""
         visited, _ = order.windows(self.seed, np.array([index], dtype=np.int64), len(self.train))

@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset
 
 from framework.batches import order
 from framework.batches.base import Batches
+from framework.batches.checks import check_targets
 from framework.batches.loader import ENDLESS, Loader, share
 from framework.chat.examples import Examples
 from framework.chat.template import ChatTemplate
@@ -138,6 +139,11 @@ class Records(Batches, Generic[Item]):
             ]
             total = len(encoded) + (len(held_out) if self.validation_dataset is not None else 0)
             print(f"note: of {total:,} records {' and '.join(parts)} context_length {self.context_length}", file=sys.stderr)
+        self.check(self.training_batch(0), "the first batch")
+
+    def check(self, batch: Any, where: str) -> None:
+        """Raise DataError for a batch that would train nothing, or a reply without its end."""
+        check_targets(batch[0], batch[1], self.examples.end_ids, self.context_length, where)
 
     def key(self, turns: Turns) -> str:
         """What stands for a prompt in the split."""

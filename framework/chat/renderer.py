@@ -1,7 +1,7 @@
 """A program, run in a process of its own: it renders one chat template, which whoever made a model may have written.
 
-The first line of the input is a JSON object with the template; every further line one with its variables. Each line is answered by
-a JSON object with `text` or `error`. Imports nothing but Jinja, whose sandbox keeps a template from Python's objects; that it takes
+The first line of the input is a JSON object with the template; every further line a list of such with its variables, a text each. Each
+line is answered by a JSON object with `texts` or `error`. Imports nothing but Jinja, whose sandbox keeps a template from Python's objects; that it takes
 neither too much memory nor too long is seen to here and by the parent process. Must not know tokenizers.
 """
 
@@ -103,10 +103,8 @@ def main() -> None:
             task = json.loads(line)
             if renderer is None:
                 _bound_memory(task.pop("further_bytes"))
-                renderer, text = Renderer(**task), ""
-            else:
-                text = renderer.render(task)
-            answer = {"text": text}
+                renderer, task = Renderer(**task), []
+            answer: dict[str, Any] = {"texts": [renderer.render(variables) for variables in task]}
         except MemoryError:
             answer = {"error": "it takes too much memory"}
         except Exception as problem:  # of the template's making, whatever it is

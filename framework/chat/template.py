@@ -9,24 +9,24 @@ template and contents together are encoded as one text, as transformers does it,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from framework.chat.rendered import Rendered
 from framework.chat.sandbox import Sandbox
-from framework.datasets.base import Message
-from framework.errors import CheckpointError, RequestError
+from framework.chat.templates import FILE, find_template, stored_template
+from framework.datasets.base import ROLES, Message
+from framework.errors import RequestError
+from framework.files import write_durably
 from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.text import well_formed
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
-TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")  # variables of the template, named in the configuration
 FIRST_MARK, NUM_MARKS = 0xDC00, 0x400  # the second halves: two of them side by side are no pair
-MARK = re.compile("[\udc00-\udfff]")
+MARK = re.compile("([\udc00-\udfff])")
 PROBE = "xyzzy"
+SUBJECT = "the model's chat template"
 
 
 class ChatTemplate:
@@ -47,17 +47,20 @@ class ChatTemplate:
     @classmethod
     def load(cls, directory: Path) -> ChatTemplate | None:
         """The template of a model directory; None if it has none. Raises CheckpointError for files that cannot be read."""
-        file, beside = Path(directory) / FILE, Path(directory) / CONFIG
-        try:
-            config = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-            stated = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-            if isinstance(stated, list):  # several by name
-                stated = {entry["name"]: entry["template"] for entry in stated}.get("default")
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as problem:
-            raise CheckpointError(f"the chat template in {directory} cannot be read: {problem}") from problem
-        if stated is not None and not isinstance(stated, str):
-            raise CheckpointError(f"the chat template in {beside} is no text but a {type(stated).__name__}")
-        return None if not stated else cls(stated, _spellings(config))
+        source, tokens = stored_template(Path(directory))
+        return cls(source, tokens) if source else None
+
+    @classmethod
+    def named(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
+        """A template for a tokenizer: `chatml`, `simple`, a .jinja file or a model directory.
+
+        Raises ConfigError if there is none, or it has special tokens that the tokenizer lacks.
+        """
+        return cls(*find_template(name, tokenizer))
+
+    def save(self, directory: Path) -> None:
+        """Write `chat_template.jinja`, where transformers looks for it; the tokenizer's own files spell its variables."""
+        write_durably(Path(directory) / FILE, lambda file: file.write(self.source.encode()))
 
     def render(self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True) -> list[int]:
         """The ids of a chat.
@@ -70,10 +73,42 @@ class ChatTemplate:
         Raises:
             RequestError: an unknown role, a chat that the template refuses, or a template that cannot be used.
         """
+        if not messages:
+            raise RequestError("the chat has no messages: give at least one")
+        fitted = self._fit(tokenizer)
+        (text,) = fitted.render((messages, add_generation_prompt))
         ids: list[int] = []
-        for part in self._fit(tokenizer).parts(messages, add_generation_prompt):
+        for part in fitted.parts(text):
             ids += tokenizer.encode(part) if isinstance(part, str) else [part]
         return ids
+
+    def render_replies(self, messages: Sequence[Message], num_asked: int, tokenizer: Tokenizer) -> Rendered:
+        """The ids of a chat up to the end of its last assistant's turn, and which of them the assistant's turns are, ends included.
+
+        Args:
+            messages: with an assistant's turn.
+            num_asked: how many of them, from the first, are no replies whoever speaks.
+            tokenizer: of the model that the template belongs to.
+
+        Raises:
+            RequestError: as `render`; and a template that does not tell where these replies are, or has no special token that ends them.
+        """
+        fitted = self._fit(tokenizer)
+        text, replies = fitted.find_replies(messages, num_asked)
+        rendered = Rendered([], [])
+        start = 0
+        for part in fitted.parts(text):
+            length = len(part) if isinstance(part, str) else 1
+            reply = next((reply for reply in replies if start + length - 1 in reply), None)  # a reply ends with a special token, no text
+            if isinstance(part, int):
+                piece = Rendered([part], [reply is not None])
+            else:
+                num_before = length if reply is None else max(reply.start - start, 0)
+                piece = Rendered.of(part[:num_before], part[num_before:], tokenizer)
+            rendered.ids.extend(piece.ids)
+            rendered.is_reply.extend(piece.is_reply)
+            start += length
+        return rendered
 
     def end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
         """The special id that ends an assistant's turn; empty if the template has none, or cannot be used."""
@@ -94,38 +129,73 @@ class _Fitted:
     def __init__(self, template: ChatTemplate, special_tokens: Mapping[str, int]) -> None:
         spelled = [token for token in special_tokens if token in template.source or token in template.tokens.values()]
         if len(spelled) > NUM_MARKS:
-            raise RequestError(f"the model's chat template spells {len(spelled)} special tokens, more than {NUM_MARKS}")
+            raise RequestError(f"{SUBJECT} spells {len(spelled)} special tokens, more than {NUM_MARKS}")
         marks = {token: chr(FIRST_MARK + number) for number, token in enumerate(spelled)}
         self._ids = {mark: special_tokens[token] for token, mark in marks.items()}
         self._tokens = {name: marks.get(token, token) for name, token in template.tokens.items()}
         self._sandbox = Sandbox(template.source, marks)
         self.end_ids = self._try_out(special_tokens)
+        self._end_mark = next((mark for mark, token_id in self._ids.items() if token_id in self.end_ids), None)
 
-    def parts(self, messages: Sequence[Message], add_generation_prompt: bool) -> Iterator[str | int]:
-        """The rendered chat: special ids, and the texts between them."""
-        turns = [{"role": _known(message.role), "content": well_formed(message.content)} for message in messages]
-        if not turns:
-            raise RequestError("the chat has no messages: give at least one")
-        text = self._sandbox.render(
-            {"messages": turns, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None, **self._tokens}
+    def render(self, *chats: tuple[Sequence[Message], bool]) -> list[str]:
+        """The text of each chat, with a generation prompt or without; special tokens are marks."""
+        fixed = {"tools": None, "documents": None, **self._tokens}
+        return self._sandbox.render(
+            [
+                {
+                    "messages": [{"role": _known(message.role), "content": well_formed(message.content)} for message in messages],
+                    "add_generation_prompt": add_generation_prompt,
+                    **fixed,
+                }
+                for messages, add_generation_prompt in chats
+            ]
         )
-        start = 0
-        for mark in MARK.finditer(text):
-            if mark.start() > start:
-                yield text[start : mark.start()]
-            yield self._ids[mark.group()]
-            start = mark.end()
-        if start < len(text):
-            yield text[start:]
+
+    def parts(self, text: str) -> Iterator[str | int]:
+        """The special ids of a rendered text, and the texts between them."""
+        return (self._ids.get(part, part) for part in MARK.split(text) if part)
+
+    def find_replies(self, messages: Sequence[Message], num_asked: int) -> tuple[str, list[range]]:
+        """The rendered text up to the end of its last reply, and where in it each reply is, the mark that ends it included.
+
+        A reply begins where the chat before it ends with its generation prompt, and ends with the first end of a turn from there on. Both
+        must read the same in the whole chat, or else the model would be trained on what it neither reads nor writes when it is used.
+        """
+        turns = [number for number, message in enumerate(messages) if number >= num_asked and message.role == "assistant"]
+        if not turns:
+            raise RequestError("the chat has no assistant's turn to train")
+        if self._end_mark is None:
+            raise RequestError(f"{SUBJECT} ends an assistant's turn with no special token: a model trained by it would not learn to end")
+        wanted = dict.fromkeys(key for turn in turns for key in ((turn + 1, False), (turn, True)))
+        texts = dict(zip(wanted, self.render(*((messages[:count], prompted) for count, prompted in wanted)), strict=True))
+        whole, replies = texts[turns[-1] + 1, False], []
+        for turn in turns:
+            start, with_turn = len(texts[turn, True]), texts[turn + 1, False]
+            if not whole.startswith(texts[turn, True]):
+                raise RequestError(
+                    f"{SUBJECT} begins message {turn + 1} otherwise than its generation prompt does (as those do that ask for thoughts): "
+                    "a model trained by it would not read what it is asked with; take another template to train"
+                )
+            end = with_turn.find(self._end_mark, start) + 1
+            if not end:
+                raise RequestError(f"{SUBJECT} does not end message {turn + 1} with the special token that ends other turns")
+            if not whole.startswith(with_turn[:end]):
+                raise RequestError(
+                    f"{SUBJECT} renders message {turn + 1} otherwise once more messages follow it: give what comes before the last reply "
+                    "as the prompt, so that only the last is trained"
+                )
+            replies.append(range(start, end))
+        return whole[: replies[-1].stop], replies
 
     def _try_out(self, special_tokens: Mapping[str, int]) -> frozenset[int]:
         """The special id after an assistant's turn. Raises RequestError for a template whose special tokens are not to be seen in it."""
-        parts = list(self.parts([Message("user", "?"), Message("assistant", PROBE)], add_generation_prompt=False))
+        (text,) = self.render(([Message("user", "?"), Message("assistant", PROBE)], False))
+        parts = list(self.parts(text))
         for part in parts:
             if isinstance(part, str) and (found := [token for token in special_tokens if token in part]):
                 raise RequestError(
-                    f"the model's chat template puts the special token {found[0]} together from pieces; spell it out, "
-                    "so that it can be told from what a message says"
+                    f"{SUBJECT} puts the special token {found[0]} together from pieces; "
+                    "spell it out, so that it can be told from what a message says"
                 )
         said = next((place for place, part in enumerate(parts) if isinstance(part, str) and PROBE in part), len(parts))
         return frozenset([part for part in parts[said:] if isinstance(part, int)][:1])
@@ -135,10 +205,3 @@ def _known(role: str) -> str:
     if role not in ROLES:
         raise RequestError(f"a message has the role {role!r}; known: {', '.join(ROLES)}")
     return role
-
-
-def _spellings(config: Mapping[str, object]) -> dict[str, str]:
-    """Variable -> spelling; a configuration gives a token as its spelling or as an object with `content`."""
-    stated = {name: config.get(name) for name in TOKENS}
-    spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in stated.items()}
-    return {name: token for name, token in spelled.items() if isinstance(token, str)}

@@ -139,6 +139,7 @@ def _expand(word: str, key: str) -> str:
 
     if is_file(word):
         part, _ = load_part(key.rstrip("+"), share.find(word))
+        part = [part] if is_list(key) and isinstance(part, dict) else part
     else:
         import yaml
 

@@ -72,6 +72,20 @@ def _recipe(name: str) -> list[str]:
     raise ConfigError(f"there is no recipe {name!r}{f'; did you mean {near[0]}?' if near else ''} (recipes: {', '.join(_recipe_names())}).")
 
 
+def composed(arguments: list[str]) -> Composition:
+    """The configuration that the words after `fit` (with `--recipe NAME` those after `finetune`) describe, checked, without its flags' effects."""
+    from framework.commands import lightning_cli
+
+    name, rest = _take(arguments, "--recipe")
+    composition = compose(rest if name is None else [*_recipe(name), *rest])
+    if composition.flags:
+        raise ConfigError(f"{composition.flags[0]} has no effect here; leave it out.")
+    _take_init_from(composition)
+    check.check(composition, lightning_cli.sections(), PLAIN)
+    _share_seed(composition)
+    return composition
+
+
 def _run(subcommand: str, arguments: list[str]) -> int:
     composition = compose(arguments)
     if not composition.flags:
@@ -97,7 +111,10 @@ def _run(subcommand: str, arguments: list[str]) -> int:
 
 
 def _take_init_from(composition: Composition) -> None:
-    """`--init_from SOURCE`: network and tokenizer both come from a model directory; naming either beside it is an error."""
+    """`--init_from SOURCE`: network, tokenizer and, where it has one, chat template come from a model directory.
+
+    Naming network or tokenizer beside it is an error; a network that wraps another gets it as its base.
+    """
     source = next((value for key, value in reversed(composition.overrides) if key == "init_from"), None)
     origin = COMMAND_LINE if source is not None else composition.origin(("init_from",))
     source = source if source is not None else composition.config.pop("init_from", None)
@@ -105,7 +122,7 @@ def _take_init_from(composition: Composition) -> None:
     if source is None or source == "null":
         return
     directory = model_directory(Path(source))
-    for key, family in (("model.network", "networks"), ("data.tokenizer", "tokenizers")):
+    for key, family in ((_network_key(composition), "networks"), ("data.tokenizer", "tokenizers")):
         there = composition.get(key)
         where = composition.origin(composition.full_path(key))
         if there is not None and where.partition(":")[0] == origin.partition(":")[0]:
@@ -115,6 +132,33 @@ def _take_init_from(composition: Composition) -> None:
         if there is not None:
             print(f"note: {key} comes from {source} instead of {where}", file=sys.stderr)
         composition.set(key, {"class_path": f"framework.{family}.Pretrained", "init_args": {"path": str(directory)}}, origin)
+    key = "data.chat_template"
+    given = composition.get(key) is not None or any(name.replace("init_args.", "") == key for name, _ in composition.overrides)
+    if not given and _takes(composition, "data", "chat_template") and _has_template(directory):
+        composition.set(key, str(directory.resolve()), origin)
+
+
+def _network_key(composition: Composition) -> str:
+    """The key of the network that weights are loaded into: the innermost base of those that wrap one (LoRA, a scalar head)."""
+    key = "model.network"
+    while _takes(composition, key, "base"):
+        key = f"{key}.base"
+    return key
+
+
+def _takes(composition: Composition, key: str, parameter: str) -> bool:
+    """Whether the class of the part at `key` has a parameter of that name."""
+    part = composition.get(key)
+    if not isinstance(part, dict) or not isinstance(part.get("class_path"), str):
+        return False
+    kind = check.load(part["class_path"], composition.origin((*composition.full_path(key), "class_path")))
+    return parameter in inspect.signature(kind).parameters
+
+
+def _has_template(directory: Path) -> bool:
+    from framework.chat import ChatTemplate
+
+    return ChatTemplate.load(directory) is not None
 
 
 def model_directory(path: Path) -> Path:

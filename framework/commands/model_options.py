@@ -23,6 +23,7 @@ class ModelOptions:
         compile: true: torch.compile for decoding; the first tokens take longer.
         lookup: guess what follows from what followed before; the text is the same, and comes sooner where it repeats its prompt.
         draft: a run or directory of a much smaller model with the same tokenizer, which guesses what follows; the text is the same.
+        adapter: a LoRA adapter of the model, or the run that trained it; peft's are read too.
     """
 
     quantize: Literal["int8", "int4"] | None = None
@@ -31,6 +32,7 @@ class ModelOptions:
     compile: bool = False
     lookup: bool = False
     draft: Path | None = None
+    adapter: Path | None = None
 
     def load(self, directory: Path, **engine: Any) -> Generator:
         """The model of a run or model directory, with further options of the engine.
@@ -50,5 +52,12 @@ class ModelOptions:
         if self.compile:
             engine["compile"] = True
         return Generator.load(
-            directory, quantize=self.quantize, dtype=self.dtype, device=self.device, lookup=self.lookup, draft=self.draft, **engine
+            directory,
+            quantize=self.quantize,
+            dtype=self.dtype,
+            device=self.device,
+            lookup=self.lookup,
+            draft=self.draft,
+            adapter=self.adapter,
+            **engine,
         )

@@ -1,4 +1,4 @@
-"""`framework save-model`: a model directory from a checkpoint, of a run that was stopped or is still going."""
+"""`framework save-model`: a model directory from a checkpoint, of a run that was stopped or is still going; a LoRA's adapter beside it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def save_model(run: Path, checkpoint: Path | None = None, output: Path | None = 
 
     from framework import checkpoint as model_directory
     from framework.commands.run_directory import RunDirectory
+    from framework.formats.peft import save_beside
     from framework.training.checkpoint_io import DurableCheckpointIO
 
     directory = RunDirectory(run)
@@ -45,7 +46,12 @@ def save_model(run: Path, checkpoint: Path | None = None, output: Path | None = 
             {name.removeprefix(prefix): tensor for name, tensor in state["state_dict"].items() if name.startswith(prefix)}
         )
     lineage = {key: about[key] for key in ("tokenizer", "data", "progress", "metrics", "plugins", "config")}
-    print(model_directory.save(output or directory.model, network, data.tokenizer, {**lineage, "checkpoint": path.name}))
+    lineage["checkpoint"] = path.name
+    recipe.network = network
+    network, place = recipe.network_to_save(), output or directory.model
+    print(model_directory.save(place, network, data.tokenizer, lineage))
+    if adapter := save_beside(place, network, lineage, data.tokenizer):
+        print(adapter)
 
 
 def _instantiate(config: dict[str, Any]) -> tuple[Recipe, Batches]:

@@ -19,8 +19,10 @@ SLOTS = {
     "model": "framework.recipes",
     "network": "framework.networks",
     "optimizer": "framework.optimizers",
+    "reward": "framework.rewards",
     "sampler": "framework.samplers",
     "scheduler": "framework.schedulers",
+    "task": "framework.tasks",
     "tokenizer": "framework.tokenizers",
 }
 PART_KEYS = {"class_path", "init_args", "dict_kwargs"}

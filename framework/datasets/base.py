@@ -11,6 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 Record = TypeVar("Record", covariant=True)
 
+ROLES = ("system", "developer", "user", "assistant", "tool")  # of the turns of a chat
+
 
 class Document(NamedTuple):
     """A text and where it came from (`path`, `path:line`), for error messages."""
@@ -30,7 +32,7 @@ class Message(NamedTuple):
     """A turn of a chat.
 
     Attributes:
-        role: system, user, assistant, ...; which of them a model knows, and in what order, its chat template says.
+        role: one of ROLES; which of them a model knows, and in what order, its chat template says.
         content: what is said.
     """
 

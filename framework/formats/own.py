@@ -16,20 +16,13 @@ from torch.nn import functional as F
 
 from framework.errors import CheckpointError
 from framework.networks.base import Network
+from framework.networks.parts import NETWORKS, class_path
 from framework.networks.transformer import Transformer
 from framework.registry import registry
 
-NETWORKS = "framework.networks"
+__all__ = ["build", "class_path", "fill", "to_tensors"]
+
 VOCABULARY_TABLES = ("embedding.weight", "head.weight")
-
-
-def class_path(network: Network) -> str:
-    """`framework.networks.NAME`. Raises CheckpointError for a class that is not registered: it could not be loaded again."""
-    target = f"{type(network).__module__}:{type(network).__qualname__}"
-    for part in registry(NETWORKS).parts():
-        if part.target == target:
-            return f"{NETWORKS}.{part.name}"
-    raise CheckpointError(f"{target} is no registered network and could not be loaded again: add it to the entry-point group {NETWORKS}")
 
 
 def build(path: str, init_args: Mapping[str, Any]) -> Network:
@@ -42,13 +35,22 @@ def build(path: str, init_args: Mapping[str, Any]) -> Network:
     values: dict[str, Any] = {}
     try:
         for key, value in init_args.items():
-            values[key] = hints[key](**value) if is_dataclass(hints.get(key)) and isinstance(value, dict) else value
+            values[key] = _value(hints.get(key), value)
         with torch.device("meta"):
             network = part(**values)
         has_buffers = any(True for _ in network.buffers())  # their values may come from __init__
         return part(**values) if has_buffers else network
     except (TypeError, ValueError) as problem:
         raise CheckpointError(f"{path} cannot be built from its saved arguments: {problem}") from problem
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """An argument from its JSON form: dataclasses are objects of their fields, networks inside networks parts."""
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"class_path", "init_args"}:
+        return lambda **_: build(value["class_path"], value["init_args"])
+    return hint(**value) if is_dataclass(hint) else value  # type: ignore[operator]
 
 
 def to_tensors(network: Network) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from framework.engine.engine import Engine
 from framework.engine.request import Request
 from framework.engine.speculation import DraftNetwork, PromptLookup
 from framework.errors import CheckpointError, RequestError
-from framework.generation.directory import model_directory
+from framework.generation.directory import adapter_directory, model_directory
 from framework.generation.reader import Chunk, Reader
 from framework.generation.replies import pieces, texts
 from framework.generation.settings import Settings
@@ -79,6 +79,7 @@ class Generator:
         device: str = "cpu",
         lookup: bool = False,
         draft: Path | str | None = None,
+        adapter: Path | str | None = None,
         **engine: Any,
     ) -> Generator:
         """The model of a model directory, or of a run directory.
@@ -90,19 +91,19 @@ class Generator:
             device: where the network computes.
             lookup: guess what follows from what followed before (`engine.speculation.PromptLookup`); replies are the same.
             draft: directory of a smaller model with the same tokenizer, which guesses what follows; replies are the same.
+            adapter: directory of a LoRA adapter of this model, ours or peft's, or the run that trained it; it is merged into the weights.
             engine: further options of the engine, by name: `max_running`, `cache_tokens`, `compile`, ...
 
         Raises:
-            CheckpointError: the directory is missing or damaged.
+            CheckpointError: a directory is missing or damaged, or the adapter is another model's.
             RequestError: options that do not go together, or a draft with another tokenizer.
         """
         import torch
 
-        from framework.chat import ChatTemplate
         from framework.checkpoint import load
 
         model = model_directory(Path(directory))
-        network, tokenizer = load(model)
+        network, tokenizer, template = _load(model, None if adapter is None else adapter_directory(Path(adapter)))
         network = network.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
         if quantize is not None:
             from framework.networks.quantized import quantize as quantized
@@ -122,7 +123,7 @@ class Generator:
             if its_tokenizer.fingerprint != tokenizer.fingerprint:
                 raise RequestError(f"the draft {draft} has another tokenizer than {directory}: its guesses would be other tokens")
             engine["speculation"] = DraftNetwork(small.to(device=device, dtype=None if dtype is None else getattr(torch, dtype)))
-        return cls(Engine(network, vocab_size=tokenizer.vocab_size, **engine), tokenizer, generation, ChatTemplate.load(model))
+        return cls(Engine(network, vocab_size=tokenizer.vocab_size, **engine), tokenizer, generation, template)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -243,6 +244,21 @@ class Generator:
             return JSONSchema(settings.json_schema, *arguments)
         assert settings.regex is not None
         return Regex(settings.regex, *arguments)
+
+
+def _load(model: Path, adapter: Path | None) -> tuple[Network, Tokenizer, ChatTemplate | None]:
+    """A model directory's network, tokenizer and chat template, with an adapter merged into the one and in the place of the other."""
+    from framework.chat import ChatTemplate
+    from framework.checkpoint import load
+
+    network, tokenizer = load(model)
+    template = ChatTemplate.load(model)
+    if adapter is not None:
+        from framework.formats.peft import load_adapter
+
+        network = load_adapter(network, adapter).merged()
+        template = ChatTemplate.load(adapter) or template
+    return network, tokenizer, template
 
 
 def _numbers(config: Mapping[str, Any], name: str) -> list[int]:

@@ -99,11 +99,9 @@ def _matrix(module: nn.Module) -> Numbers | None:
         if weight.dtype != torch.float32 or not weight.is_contiguous() or type(weight) not in calls.PLAIN:
             return None
         return [32, weight.data_ptr(), 0, shift]
-    kernel = getattr(module, "for_kernel", None)  # a quantised layer
-    if kernel is None:
-        return None
-    bits, weights, scales = kernel()
-    return [bits, weights, scales, shift]
+    kernel = getattr(module, "for_kernel", None)  # a quantised layer, or one with an adapter
+    numbers = None if kernel is None else kernel()
+    return None if numbers is None else [*numbers, shift]
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -121,7 +121,9 @@ class Judge:
 
     def _scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         assert self.reward_model is not None
-        scores_B: Tensor = self.reward_model.run(lambda network: network.scores(ids_BT, lengths_B))
+        network = self.reward_model.network
+        assert isinstance(network, ScalarHead)
+        scores_B: Tensor = self.reward_model.run(lambda _: network.scores(ids_BT, lengths_B))
         return scores_B.float().cpu()
 
 

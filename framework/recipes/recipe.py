@@ -289,8 +289,11 @@ class Recipe(LightningModule, ABC):
     def save_model(self, directory: Path) -> None:
         """Write the model directory: the network ready for use, with where it came from."""
         from framework import checkpoint
+        from framework.formats import peft
 
-        checkpoint.save(directory, self.network_to_save(), self.data.tokenizer, self.lineage())
+        network, tokenizer, template = self.network_to_save(), self.data.tokenizer, self.data.chat_template
+        checkpoint.save(directory, network, tokenizer, self.lineage(), template=template)
+        peft.save_beside(directory, network, self.lineage(), tokenizer, template)
 
     def network_to_save(self) -> Network:
         """What the model directory is to hold: the network, or the part of it that is of use without the recipe."""

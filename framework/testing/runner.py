@@ -16,6 +16,7 @@ SUITES = (
     "framework.datasets",
     "framework.networks",
     "framework.optimizers",
+    "framework.rewards",
     "framework.samplers",
     "framework.schedulers",
     "framework.tokenizers",

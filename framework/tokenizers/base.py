@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from framework.errors import TokenizerError
+
 
 class Tokenizer(ABC):
     """Text to ids and back. User text never yields a special id."""
@@ -65,6 +67,23 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that are no valid UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
+
+    def token_ends(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Where in the text's UTF-8 each token ends, in bytes, shape [len(ids)].
+
+        Args:
+            text: well-formed Unicode.
+            ids: what `encode` makes of it.
+
+        Raises:
+            TokenizerError: the tokens' bytes are not the text's, so that nothing tells where they end.
+        """
+        pieces = [self.token_bytes(token_id) for token_id in ids]
+        if b"".join(pieces) != text.encode():
+            raise TokenizerError(
+                f"the tokens of {text[:40]!r} do not spell it; this tokenizer cannot tell a reply's tokens from its prompt's."
+            )
+        return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
     def byte_lengths(self) -> NDArray[np.int64]:
         """Bytes of text each id stands for, shape [vocab_size]; special tokens count 0 (they are no text): for bits per byte."""

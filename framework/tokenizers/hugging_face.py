@@ -114,6 +114,17 @@ class HuggingFace(Tokenizer):
             ]
         return arrays
 
+    def token_ends(self, text: str, ids: Sequence[int]) -> NDArray[np.int64]:
+        try:
+            return super().token_ends(text, ids)
+        except TokenizerError:  # one that normalizes, or puts a space in front: the library knows what each token came from
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            if encoding.ids != list(ids):
+                raise
+            bytes_before = np.cumsum([0, *(len(character.encode()) for character in text)])
+            ends = bytes_before[[end for _, end in encoding.offsets]]
+            return np.maximum.accumulate(ends)
+
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         """Bytes by id. Decoders that strip the first word's space are read as in the middle of a text, where they do not."""

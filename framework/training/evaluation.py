@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from framework.batches.records import Records
 from framework.engine.engine import Engine
 from framework.errors import ConfigError
 from framework.generation import Generator
@@ -18,7 +17,7 @@ from framework.tasks.base import Options, Task
 
 
 class Evaluation(Callback):
-    """Logs each figure as `eval/TASK/METRIC`; checkpoints and early stopping may watch it.
+    """Logs each figure as `eval/TASK/METRIC`; after every validation, checkpoints and early stopping may watch it.
 
     Rank 0 does the tasks while the others wait.
 
@@ -71,7 +70,7 @@ class Evaluation(Callback):
 
     def figures(self, recipe: Any) -> dict[str, float]:
         """What the tasks find about a recipe's network: `eval/TASK/METRIC` -> value."""
-        template = recipe.data.chat_template if isinstance(recipe.data, Records) else None
+        template = recipe.data.chat_template
         generator = Generator(Engine(recipe.network, max_running=self.max_running), recipe.data.tokenizer, template=template)
         results = [task.evaluate(generator, self.options) for task in self.tasks]
         return {f"eval/{result.task}/{name}": estimate.value for result in results for name, estimate in result.metrics.items()}

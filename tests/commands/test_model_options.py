@@ -60,7 +60,16 @@ def test_options_of_the_engine_are_handed_on(model: Path, monkeypatch: pytest.Mo
     seen = {}
     monkeypatch.setattr(Generator, "load", lambda directory, **options: seen.update(options))
     ModelOptions(device="cpu", compile=True).load(model, max_running=3)
-    assert seen == {"quantize": None, "dtype": None, "device": "cpu", "lookup": False, "draft": None, "compile": True, "max_running": 3}
+    assert seen == {
+        "quantize": None,
+        "dtype": None,
+        "device": "cpu",
+        "lookup": False,
+        "draft": None,
+        "adapter": None,
+        "compile": True,
+        "max_running": 3,
+    }
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from framework.registry import UnknownPlugin
         ("validation_dataset", "framework.datasets"),
         ("datasets", "framework.datasets"),
         ("samplers+", "framework.samplers"),
+        ("tasks+", "framework.tasks"),
+        ("tasks.reward", "framework.rewards"),
         ("trainer.callbacks", "lightning.pytorch.callbacks"),
         ("trainer.logger", "lightning.pytorch.loggers"),
         ("trainer.max_steps", None),

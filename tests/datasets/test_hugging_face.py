@@ -54,6 +54,13 @@ def test_rows_become_documents(calls: list[dict[str, Any]]) -> None:
     assert calls == [{"name": "user/corpus", "config": "small", "split": "test", "revision": "abc", "streaming": True}]
 
 
+def test_rows_have_every_column(calls: list[dict[str, Any]]) -> None:
+    rows = list(HuggingFaceDataset("user/corpus", column="another").rows())
+    assert rows[:2] == [({"text": "one", "id": 1}, "user/corpus:0"), ({"text": None, "id": 2}, "user/corpus:1")]
+    with pytest.raises(DataError, match="Couldn't find 'missing'"):
+        list(HuggingFaceDataset("missing").rows())
+
+
 def test_mistakes_are_named(calls: list[dict[str, Any]]) -> None:
     with pytest.raises(DataError, match=r"no column body \(it has text, id\)"):
         list(HuggingFaceDataset("user/corpus", column="body"))
@@ -68,6 +75,14 @@ def test_the_fingerprint_is_of_the_content_unless_streamed(calls: list[dict[str,
     calls.clear()
     assert HuggingFaceDataset("one", streaming=True).fingerprint() != HuggingFaceDataset("two", streaming=True).fingerprint()
     assert not calls  # nothing was downloaded for it
+
+
+def test_the_fingerprint_is_of_all_columns(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = HuggingFaceDataset("one").fingerprint()
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", lambda *_, **__: Table([{"text": "one", "id": 4}]))
+    one = HuggingFaceDataset("one").fingerprint()
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", lambda *_, **__: Table([{"text": "one", "id": 5}]))
+    assert len({before, one, HuggingFaceDataset("one").fingerprint()}) == 3
 
 
 def test_without_the_package_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,3 +66,15 @@ def test_no_text_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_large_file_is_not_read_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "fine"}\nbroken')
     assert next(iter(JsonLines(path))).text == "fine"  # the second line was not looked at
+
+
+def test_rows_have_every_field(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"prompt": "x", "answer": 3}\n\n{"messages": [{"role": "user"}], "text": null}\n')
+    assert list(JsonLines(path).rows()) == [
+        ({"prompt": "x", "answer": 3}, f"{path}:1"),
+        ({"messages": [{"role": "user"}], "text": None}, f"{path}:3"),
+    ]
+    with pytest.raises(DataError, match=r"b\.jsonl:2 holds a JSON list"):
+        list(JsonLines(write(tmp_path / "b.jsonl", "{}\n[]")).rows())
+    with pytest.raises(DataError, match="holds a row"):
+        list(JsonLines(write(tmp_path / "c.jsonl", "\n")).rows())

@@ -55,3 +55,17 @@ def test_without_pyarrow_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r'pip install "framework\[data\]"'):
         list(Parquet(path))
+
+
+def test_rows_have_every_column(tmp_path: Path) -> None:
+    messages = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], None]
+    path = write(tmp_path / "a.parquet", messages=messages, score=[1.5, None])
+    assert list(Parquet(path).rows()) == [
+        ({"messages": messages[0], "score": 1.5}, f"{path}:0"),
+        ({"messages": None, "score": None}, f"{path}:1"),
+    ]
+    with pytest.raises(DataError, match="holds a row"):
+        list(Parquet(write(tmp_path / "b.parquet", text=[])).rows())
+    (tmp_path / "c.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(DataError, match=r"c\.parquet is no readable Parquet file"):
+        list(Parquet(str(tmp_path / "c.parquet")).rows())

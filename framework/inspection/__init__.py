@@ -1,0 +1,1 @@
+"""Tools that show what happens inside: of data, of training, of inference."""
