@@ -185,7 +185,8 @@ def test_files_stay_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+            first = node.body[ast.get_docstring(node) is not None :] or node.body  # a signature and its description are data
+            assert (node.end_lineno or 0) - first[0].lineno < LONGEST_FUNCTION, node.name
     assert ast.get_docstring(tree(path)), "a module says what it is, what flows in and out"
     if path.name != "__init__.py" and any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree(path))):
         assert any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree(path).body)

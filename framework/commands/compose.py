@@ -22,7 +22,8 @@ from framework.errors import ConfigError
 
 Keys = tuple[str, ...]
 SECTIONS = ("model", "data", "trainer", "checkpoints")  # top-level keys whose value may be a YAML file
-PATH_KEYS = ("path", "paths", "init_from", "shards")
+PATH_KEYS = ("path", "paths", "shards")
+RUN_KEYS = ("init_from", "reward_model")  # name runs, which live in the working directory, whatever file says so
 FLAGS = ("--help", "-h", "--print_config", "--debug")  # arguments that take no value
 
 
@@ -238,4 +239,4 @@ def absolute_paths(value: Any, key: str = "") -> Any:
         return {name: absolute_paths(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [absolute_paths(item, key) for item in value]
-    return _relative(value, Path.cwd() / "_") if key in PATH_KEYS and isinstance(value, str) else value
+    return _relative(value, Path.cwd() / "_") if key in (*PATH_KEYS, *RUN_KEYS) and isinstance(value, str) else value

@@ -59,7 +59,7 @@ QUIET = (
 
 
 # what a resumed run may do otherwise; files may have moved: their content is compared by fingerprint
-MAY_CHANGE = ("num_workers", "compile", "activation_checkpointing", *PATH_KEYS)
+MAY_CHANGE = ("num_workers", "compile", "activation_checkpointing", "chat_template", *PATH_KEYS)
 
 
 class RunTooShort(UserError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from framework.errors import CheckpointError, ConfigError, StorageError
 
-MARKS = ("config.yaml", "checkpoints", "model", "logs")  # what makes a directory a run's
+MARKS = ("config.yaml", "checkpoints", "model", "logs", "adapter")  # what makes a directory a run's
 ASIDE = ".replaced"  # where an old run's files wait until the new one has taken a step
 
 
@@ -25,7 +25,7 @@ class RunDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.config, self.checkpoints, self.model, self.logs = (root / mark for mark in MARKS)
+        self.config, self.checkpoints, self.model, self.logs, self.adapter = (root / mark for mark in MARKS)
 
     @classmethod
     def named(cls, runs: Path, name: str) -> RunDirectory:

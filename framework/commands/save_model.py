@@ -49,8 +49,8 @@ def save_model(run: Path, checkpoint: Path | None = None, output: Path | None = 
     lineage["checkpoint"] = path.name
     recipe.network = network
     network, place = recipe.network_to_save(), output or directory.model
-    print(model_directory.save(place, network, data.tokenizer, lineage))
-    if adapter := save_beside(place, network, lineage, data.tokenizer):
+    print(model_directory.save(place, network, data.tokenizer, lineage, template=data.chat_template))
+    if adapter := save_beside(place, network, lineage, data.tokenizer, data.chat_template):
         print(adapter)
 
 

@@ -12,6 +12,7 @@ from framework.registry import PluginError, registry
 
 # the last word of a key -> the family that its value is a part of; plurals hold lists of parts
 SLOTS = {
+    "base": "framework.networks",
     "callback": "lightning.pytorch.callbacks",
     "data": "framework.batches",
     "dataset": "framework.datasets",
@@ -25,6 +26,7 @@ SLOTS = {
     "task": "framework.tasks",
     "tokenizer": "framework.tokenizers",
 }
+WHOLE = ("data", "model")  # of these the word itself: a reward_model is a directory
 PART_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -32,7 +34,7 @@ def family_of(key: str) -> str | None:
     """The family of the part that `key` holds: `model.teacher_network` -> `framework.networks`; None where it holds no part."""
     word = key.rpartition(".")[2].rstrip("+")
     for noun, family in SLOTS.items():
-        if word in (noun, f"{noun}s") or word.endswith((f"_{noun}", f"_{noun}s")):
+        if word in (noun, f"{noun}s") or (noun not in WHOLE and word.endswith((f"_{noun}", f"_{noun}s"))):
             return family
     return None
 

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from framework.losses import clipped_policy_loss, group_advantages, kl_estimate
 from framework.networks.base import Network
 from framework.recipes.experience import Experience
-from framework.recipes.policy import PolicyRecipe, Written
+from framework.recipes.policy import PolicyRecipe
 from framework.recipes.recipe import Objective
+from framework.recipes.rollout_log import Written
 from framework.rewards.base import Reward
 from framework.schedulers.base import Scheduler
 

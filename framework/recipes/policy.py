@@ -8,12 +8,11 @@ Shape legend: S replies of this process, R tokens of a reply, N trained tokens, 
 
 from __future__ import annotations
 
-import json
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,34 +26,16 @@ from framework.losses import log_probs
 from framework.losses.log_probs import TokenLogProbs
 from framework.networks.base import Network
 from framework.recipes import self_test
-from framework.recipes.alarms import Alarms, correlation
+from framework.recipes.alarms import Alarms
 from framework.recipes.experience import Experience, Rollouts, Schedule
 from framework.recipes.frozen import Reference
-from framework.recipes.judge import Judge, Judgement
+from framework.recipes.judge import Judge
 from framework.recipes.metrics import RewardMetrics
 from framework.recipes.recipe import Recipe, split_mix
-from framework.recipes.writer import Reply, Writer
+from framework.recipes.rollout_log import Written, log, measure, samples
+from framework.recipes.writer import Writer
 from framework.rewards.base import Reward
 from framework.schedulers.base import Scheduler
-from framework.training.monitor import reduced
-from framework.training.run_log import RunLog
-from framework.training.samples import append
-
-SHOWN = 8  # replies of a rollout that are written to the log
-
-
-class Written(NamedTuple):
-    """A rollout before it is made into advantages.
-
-    Attributes:
-        questions: of each reply; the replies to one prompt stand side by side.
-        replies: as the engine drew them.
-        judgement: what they are worth.
-    """
-
-    questions: list[Question]
-    replies: list[Reply]
-    judgement: Judgement
 
 
 class PolicyRecipe(Recipe):
@@ -218,7 +199,7 @@ class PolicyRecipe(Recipe):
         seeds = [split_mix(split_mix(data.seed % 2**64) ^ (first + number)) >> 1 for number in range(prompts)]
         written = self._write(asked, seeds)
         experience, figures = self.advantages(self._look(written), written)
-        self._log_rollout(experience, written, figures)
+        self._log(experience, written, figures)
         if not self.progress.batches:
             self_test.check(self, experience, written)
         return experience
@@ -290,51 +271,15 @@ class PolicyRecipe(Recipe):
             torch.distributed.all_reduce(sums)
         return sums
 
-    # what is logged
-
-    def _log_rollout(self, experience: Experience, written: Written, figures: Mapping[str, Tensor]) -> None:
-        mask_SR, scores_S = experience.mask_SR, written.judgement.scores_S
-        lengths_S = torch.tensor([float(len(reply.ids)) for reply in written.replies])
-        finished_S = torch.tensor([float(reply.finished) for reply in written.replies])
-        kl_S = ((experience.log_probs_SR - experience.reference_log_probs_SR) * mask_SR).sum(1).cpu()
-        gap_SR = ((experience.log_probs_SR - experience.engine_log_probs_SR) * mask_SR).abs()
-        gap = torch.stack([gap_SR.double().sum(), mask_SR.sum()])
-        of_replies = {
-            "rollout/score": scores_S,
-            "rollout/length": lengths_S,
-            "rollout/finished": finished_S,
-            "rollout/not_judged": scores_S.isnan().float(),
-            **({"rollout/kl": kl_S} if self._reference else {}),
-            **{f"reward/{name}": values_S for name, values_S in written.judgement.parts.items()},
-            **figures,
-        }
-        sums = {name: _sum_of_finite(values_S.to(self.device)) for name, values_S in of_replies.items()}
-        means = reduced(self.trainer, {**sums, "rollout/logprob_gap": (gap[0], gap[1])})
-        metrics = {**means, "rollout/score_length_correlation": correlation(scores_S, lengths_S)}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(metrics, step=self.progress.step)
+    def _log(self, experience: Experience, written: Written, figures: Mapping[str, Tensor]) -> None:
+        """Log a rollout, warn of what goes wrong, and refuse an engine that computes something else than the trainer."""
+        metrics = measure(self.trainer, experience, written, figures, bool(self._reference), self.device)
+        log(self.trainer, self.progress.step, metrics, [*samples(self._judge[0], written)])
         if self.trainer.is_global_zero:
-            self._show(written)
-            for warning in self.alarms.look(
-                metrics.get("rollout/kl", 0.0), metrics["rollout/score_length_correlation"], metrics["rollout/length"]
-            ):
+            kl = metrics.get("rollout/kl", 0.0)
+            for warning in self.alarms.look(kl, metrics["rollout/score_length_correlation"], metrics["rollout/length"]):
                 print(f"warning: step {self.progress.step}: {warning}", file=sys.stderr)
-        if metrics["rollout/logprob_gap"] > self.max_logprob_gap:
-            raise self_test.SelfTestFailed(
-                f"the engine's log-probabilities of its replies differ from the trainer's by {metrics['rollout/logprob_gap']:.4f} nats a token, "
-                f"more than model.max_logprob_gap {self.max_logprob_gap:g}: compute both in one precision, or set model.importance_cap and allow more."
-            )
-
-    def _show(self, written: Written) -> None:
-        lines = []
-        for number in range(min(SHOWN, len(written.replies))):
-            sample = self._judge[0].sample(written.questions[number], written.replies[number])
-            parts = {name: _plain(values_S[number]) for name, values_S in written.judgement.parts.items()}
-            row = {"step": self.progress.step, "prompt": sample.prompt, "reply": sample.reply, "finished": sample.finished}
-            lines.append(json.dumps({**row, "score": _plain(written.judgement.scores_S[number]), **parts}, ensure_ascii=False))
-        for logger in self.trainer.loggers:
-            if isinstance(logger, RunLog):
-                append(logger.directory / "rollouts.jsonl", self.progress.step, lines)
+        self_test.check_gap(metrics["rollout/logprob_gap"], self.max_logprob_gap)
 
     # validation
 
@@ -394,13 +339,3 @@ class PolicyRecipe(Recipe):
         self._experience = None if mine is None else Experience(*(field.to(self.device) for field in mine))
         self.alarms.load_state_dict(state.pop("alarms"))
         self.load_rollout_state(state)
-
-
-def _sum_of_finite(values_S: Tensor) -> tuple[Tensor, Tensor]:
-    finite_S = values_S.isfinite()
-    return values_S.nan_to_num(0.0, 0.0, 0.0).double().sum(), finite_S.double().sum()
-
-
-def _plain(value: Tensor) -> float | None:
-    number = value.item()
-    return number if number == number else None

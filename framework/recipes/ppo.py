@@ -22,8 +22,9 @@ from framework.networks.scalar_head import ScalarHead
 from framework.recipes.experience import Experience
 from framework.recipes.judge import load_reward_model
 from framework.recipes.kl_control import KLControl
-from framework.recipes.policy import PolicyRecipe, Written
+from framework.recipes.policy import PolicyRecipe
 from framework.recipes.recipe import Objective
+from framework.recipes.rollout_log import Written
 from framework.recipes.self_test import undiscounted_returns
 from framework.rewards.base import Reward
 from framework.schedulers.base import Scheduler

@@ -259,7 +259,11 @@ class Recipe(LightningModule, ABC):
         data = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in self.data.describe().items() if isinstance(value, int))
         items = self.data.items_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size
         steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,} {self.item}"
-        return f"{type(self).__name__}: {type(self.network).__name__} with {self.network.num_parameters():,} parameters on {self.device}; {data}; {steps}"
+        trained = sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
+        size = f"{self.network.num_parameters():,} parameters" + (
+            f", {trained:,} of them trained," if trained < self.network.num_parameters() else ""
+        )
+        return f"{type(self).__name__}: {type(self.network).__name__} with {size} on {self.device}; {data}; {steps}"
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Nothing: `optimizer_step` has dropped them."""

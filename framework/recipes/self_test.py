@@ -14,7 +14,8 @@ from framework.losses import generalised_advantages
 from framework.recipes.experience import Experience
 
 if TYPE_CHECKING:
-    from framework.recipes.policy import PolicyRecipe, Written
+    from framework.recipes.policy import PolicyRecipe
+    from framework.recipes.rollout_log import Written
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}  # nats; elsewhere (16-bit products) 5e-2
 
@@ -49,6 +50,15 @@ def check(recipe: PolicyRecipe, experience: Experience, written: Written) -> Non
     if not off <= 1e-3 * max(1.0, float(expected_S.abs().max()) if len(expected_S) else 1.0):
         raise SelfTestFailed(
             f"a reply's rewards must add up to its score less the KL, and one is off by {off:.2g}: a score was lost or moved."
+        )
+
+
+def check_gap(gap: float, bound: float) -> None:
+    """Raise SelfTestFailed where engine and trainer differ in the log-probabilities of the same replies by more than `bound`, nats a token."""
+    if gap > bound:
+        raise SelfTestFailed(
+            f"the engine's log-probabilities of its replies differ from the trainer's by {gap:.4f} nats a token, more than "
+            f"model.max_logprob_gap {bound:g}: compute both in one precision, or set model.importance_cap and allow more."
         )
 
 

@@ -205,8 +205,8 @@ def test_a_rewarded_character_is_learnt(make: Any, steps: int, data: Data, train
     """TRAP-70: its share rises more than fivefold."""
     recipe = make()
     scores: list[float] = []
-    original = recipe._log_rollout
-    recipe._log_rollout = lambda experience, written, figures: (
+    original = recipe._log
+    recipe._log = lambda experience, written, figures: (
         scores.append(float(written.judgement.scores_S.mean())),
         original(experience, written, figures),
     )[1]
