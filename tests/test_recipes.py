@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,29 @@ import torch
 import yaml
 
 from framework import checkpoint
+from framework.commands.data import prepared
+from framework.formats.peft import load_adapter
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-SMOKE = "configs/trainer/smoke.yaml"
+SMOKE = ["--trainer", "configs/trainer/smoke.yaml", "--trainer.accelerator", "cpu"]
 SMALL = ["--data.batch_size", 2, "--data.context_length", 32, "--data.validation_fraction", 0.2]
+SHAPE = {"num_layers": 2, "width": 32, "num_heads": 2, "norm": "rms", "positions": "rotary", "feedforward": "swiglu"}
+TINY = ["--model.network", json.dumps({"class_path": "Transformer", "init_args": {"shape": SHAPE}})]
+ROLLOUTS = ["--data.batch_size", 4, "--model.rollout_size", 8]
+BREVITY = {"class_path": "Brevity", "init_args": {"free": 0}}
+SIZES: dict[str, list[Any]] = {  # what makes a fine-tuning recipe small; everything else is as it ships
+    "sft": ["--data.batch_size", 2],
+    "lora-sft": ["--data.batch_size", 2],
+    "reward-model": ["--data.batch_size", 4],
+    "dpo": ["--data.batch_size", 4],
+    "ppo": ROLLOUTS,
+    # an untrained network hits no right answer, and a group of equals teaches nothing
+    "grpo": [*ROLLOUTS, "--model.num_generations", 4, "--model.rewards", json.dumps([BREVITY])],
+}
+FINE_TUNING = [path for path in RECIPES if path.stem in SIZES]
+PRETRAINING = [path for path in RECIPES if path.stem not in SIZES]
 
 Framework = Callable[..., Any]
 
@@ -30,12 +48,43 @@ def on_corpus(corpus: Path) -> list[Any]:
     return ["--data.dataset", "TextFiles", "--data.dataset.paths", corpus]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_every_part_parses_in_its_place(path: Path, framework: Framework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`configs/<key>/<name>.yaml` holds that key's value: every recipe takes it, and it arrives whole."""
+def finetune(framework: Framework, name: str, *words: Any) -> Any:
+    """A short run of a recipe as it ships, from what `framework finetune --recipe` finds in the working directory."""
+    done = framework("finetune", "--recipe", name, *SMOKE, "--data.dataset.size", 40, *SIZES[name], *words)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, framework: Framework, corpus: Path) -> Path:
+    """A directory with runs/pretrain, runs/sft and runs/reward-model, each made by its recipe from the one before."""
+    folder = tmp_path_factory.mktemp("life")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = [*on_corpus(corpus), *SMALL, "--data.context_length", 256, "--data.tokenizer.vocab_size", 300, *TINY]
+        made = framework("fit", "--config", "recipes/pretrain.yaml", *SMOKE, *words)
+        assert made.code == 0, made.err
+        for name in ("sft", "reward-model"):
+            finetune(framework, name)
+    return folder / "runs"
+
+
+@pytest.fixture
+def here(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a test, in which runs/pretrain, runs/sft and runs/reward-model are to be found."""
+    (tmp_path / "runs").mkdir()
+    for run in runs.iterdir():
+        (tmp_path / "runs" / run.name).symlink_to(run)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_every_part_parses_in_its_place(path: Path, framework: Framework, here: Path) -> None:
+    """`configs/<key>/<name>.yaml` holds that key's value: every recipe takes it, and it arrives whole."""
     key = {"trainer": "trainer", "dataset": "data.dataset"}.get(path.parent.name, f"model.{path.parent.name}")
-    printed = framework("fit", "--config", "recipes/pretrain.yaml", f"--{key}", path.relative_to(ROOT), "--print_config")
+    base = ["--init_from", "runs/pretrain"] if path.stem == "lora" else []
+    printed = framework("fit", "--config", "recipes/pretrain.yaml", f"--{key}", path.relative_to(ROOT), *base, "--print_config")
     assert printed.code == 0, printed.err
     arrived = yaml.safe_load(printed.out)
     for word in key.split("."):
@@ -52,12 +101,12 @@ def covers(arrived: Any, written: Any) -> bool:
     return bool(arrived == written)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_every_recipe_trains_saves_resumes_and_reloads(
+@pytest.mark.parametrize("path", PRETRAINING, ids=name_of)
+def test_every_recipe_of_pretraining_trains_saves_resumes_and_reloads(
     path: Path, framework: Framework, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fit = ["fit", "--config", f"recipes/{path.name}", "--trainer", SMOKE, "--trainer.accelerator", "cpu", *on_corpus(corpus), *SMALL]
+    fit = ["fit", "--config", f"recipes/{path.name}", *SMOKE, *on_corpus(corpus), *SMALL]
     if yaml.safe_load(path.read_text())["data"]["init_args"]["tokenizer"] != "Character":
         fit += ["--data.tokenizer.vocab_size", 300]
     started = framework(*fit)
@@ -69,13 +118,90 @@ def test_every_recipe_trains_saves_resumes_and_reloads(
 
     resumed = framework(*fit, "--resume", "auto", "--trainer.max_steps", 4)
     assert resumed.code == 0, resumed.err
-    states = sorted((run / "checkpoints").glob("*.ckpt"))
-    assert [state.stem for state in states] == ["step-00000002", "step-00000004"]
     later = checkpoint.load_network(run / "model")
-    trained = torch.load(states[-1], weights_only=True)["state_dict"]
+    trained = state(run)
     for name, tensor in later.state_dict().items():
         assert torch.equal(tensor, trained[f"network.{name}"]), name
     assert any(not torch.equal(one, other) for one, other in zip(network.parameters(), later.parameters(), strict=True))
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    """The weights in the last checkpoint of a run that was resumed once, at step 2."""
+    saved = sorted((run / "checkpoints").glob("*.ckpt"))
+    assert [path.stem for path in saved] == ["step-00000002", "step-00000004"]
+    return dict(torch.load(saved[-1], weights_only=True)["state_dict"])
+
+
+@pytest.mark.parametrize("path", FINE_TUNING, ids=name_of)
+def test_every_recipe_of_fine_tuning_trains_saves_resumes_and_reloads(path: Path, framework: Framework, here: Path) -> None:
+    name = path.stem
+    run = here / "runs" / name
+    run.unlink(missing_ok=True)
+    finetune(framework, name)
+    first = checkpoint.load_network(run / "model")
+    told = finetune(framework, name, "--resume", "auto", "--trainer.max_steps", 4)
+    assert f"finished: step 4, val/{'reward' if name in ('ppo', 'grpo') else 'loss'} " in told.err
+    later, tokenizer = checkpoint.load(run / "model")
+    assert later.vocab_size == tokenizer.vocab_size and not later.training
+    assert any(not torch.equal(one, other) for one, other in zip(first.parameters(), later.parameters(), strict=True))
+
+    trained = state(run)
+    if name == "lora-sft":
+        adapted = load_adapter(checkpoint.load_network(here / "runs" / "pretrain" / "model"), run / "adapter")
+        for at, adapter in adapted.adapters("default").items():
+            assert torch.equal(adapter.B_OR, trained[f"network.base.{at}.adapters.default.B_OR"])
+        ids_BT = torch.arange(20)[None]
+        torch.testing.assert_close(later(ids_BT), adapted.eval()(ids_BT), atol=1e-5, rtol=0)
+    else:
+        normaliser = {"mean", "deviation"} if name == "reward-model" else set()  # of the scores: known at the end only
+        for parameter, tensor in later.state_dict().items():
+            key = f"network.{'policy.' if name == 'ppo' else ''}{parameter}"
+            assert parameter in normaliser or torch.equal(tensor, trained[key]), parameter
+    check_ends_and_template(run, tokenizer)
+
+
+def check_ends_and_template(run: Path, tokenizer: Any) -> None:
+    """Where to stop, and how chats become the ids that were trained on: what transformers and servers read."""
+    from transformers import AutoTokenizer
+
+    assert (run / "model" / "chat_template.jinja").is_file()
+    ends = json.loads((run / "model" / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == sorted({tokenizer.eos_id, tokenizer.special_tokens["<|im_end|>"]})
+    theirs = AutoTokenizer.from_pretrained(run / "model")
+    data: Any = prepared(["--config", str(run / "config.yaml")])
+    for row, item in zip(list(data.dataset.rows())[:8], map(data.encode, list(data.dataset.rows())[:8]), strict=True):
+        prompt = theirs.apply_chat_template(row.fields["prompt"], add_generation_prompt=True, tokenize=True, return_dict=False)
+        if hasattr(item.item, "chosen"):
+            sides = {"chosen": item.item.chosen, "rejected": item.item.rejected}
+        elif hasattr(item.item, "is_reply"):
+            sides = {"completion": item.item}
+        else:
+            assert item.item.ids == prompt
+            continue
+        for field, side in sides.items():
+            chat = [*row.fields["prompt"], *row.fields[field]]
+            whole = theirs.apply_chat_template(chat, tokenize=True, return_dict=False)
+            assert side.ids.tolist() == whole[: len(side.ids)]
+            assert theirs.decode(whole[len(side.ids) :]).strip() == ""  # a line's end behind the end of the turn
+            assert side.ids.tolist()[: len(prompt)] == prompt and side.ids[-1] == tokenizer.special_tokens["<|im_end|>"]
+            assert side.is_reply.tolist() == [False] * len(prompt) + [True] * (len(side.ids) - len(prompt))
+
+
+def test_what_was_fine_tuned_answers(framework: Framework, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["--max_new_tokens", 4, "--seed", 1]
+    written = framework("generate", "runs/sft", "12+3=", *few)
+    assert written.code == 0 and written.out, written.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("12+3=\n"))
+    said = framework("chat", "runs/sft", *few)
+    assert said.code == 0 and said.out, said.err
+
+
+def test_a_recipe_without_its_beginning_says_what_is_missing(framework: Framework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--init_from and the reward model of a shipped recipe are runs in the working directory, wherever the recipe's file is."""
+    monkeypatch.chdir(tmp_path)
+    for name, beginning in {"sft": "pretrain", "lora-sft": "pretrain", "reward-model": "sft", "dpo": "sft", "ppo": "sft"}.items():
+        refused = framework("finetune", "--recipe", name, *SMOKE)
+        assert refused.code == 2 and refused.err.startswith(f"error: runs/{beginning} is no model directory"), refused.err
 
 
 SHAPES = {
@@ -94,8 +220,7 @@ def test_transformers_opens_what_was_trained(
     monkeypatch.chdir(tmp_path)
     shape = {"num_layers": 2, "width": 32, "num_heads": 4, **SHAPES[kind]}
     network = json.dumps({"class_path": "Transformer", "init_args": {"shape": shape}})
-    trainer = ["--trainer", SMOKE, "--trainer.accelerator", "cpu", "--trainer.max_steps", 20]
-    words = ["--name", kind, "--model.network", network, "--data.tokenizer.vocab_size", 300, *trainer]
+    words = ["--name", kind, "--model.network", network, "--data.tokenizer.vocab_size", 300, *SMOKE, "--trainer.max_steps", 20]
     made = framework("fit", "--config", "recipes/pretrain.yaml", *on_corpus(corpus), *SMALL, *words)
     assert made.code == 0, made.err
     directory = tmp_path / "runs" / kind / "model"

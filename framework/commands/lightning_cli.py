@@ -215,7 +215,7 @@ class CommandLine(LightningCLI):
         if trainer.is_global_zero and not dry and progress.step:
             model.save_model(self.run_directory.model)
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "val/bits_per_byte") if name in metrics)
+            shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("val/loss", "val/bits_per_byte", "val/reward") if name in metrics)
             ended = "ended early" if short else "finished"
             print(f"{ended}: step {progress.step}{f', {shown}' if shown else ''}; model in {self.run_directory.model}", file=sys.stderr)
         if short and not dry:

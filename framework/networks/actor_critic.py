@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from framework.networks.base import Network, Role
-from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.parts import as_part
 from framework.networks.scalar_head import ScalarHead
+from framework.networks.wrapper import Wrapper
 
 
-class ActorCritic(Network):
+class ActorCritic(Wrapper):
     """As a network it is its policy; `values` are the critic's.
 
     Args:
@@ -37,14 +37,9 @@ class ActorCritic(Network):
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        documents_BT: Tensor | None = None,
-        cache: View | None = None,
-    ) -> Tensor:
-        return self.policy(ids_BT, positions_BT, documents_BT, cache)
+    @property
+    def inner(self) -> Network:
+        return self.policy
 
     def values(self, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
         """What is still to come from each token on, [B, T], in fp32 or wider.
@@ -61,18 +56,8 @@ class ActorCritic(Network):
         return values_BT.to(torch.promote_types(values_BT.dtype, torch.float32))
 
     @property
-    def head_weight_VD(self) -> Tensor:
-        return self.policy.head_weight_VD
-
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        return self.policy.logits(hidden_BTD)
-
-    @property
     def init_args(self) -> dict[str, Any]:
         return {"policy": as_part(self.policy), "critic": None if self.critic is None else as_part(self.critic)}
-
-    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
-        return self.policy.new_cache(num_blocks, block_tokens)
 
     def roles(self) -> dict[str, Role]:
         roles = {f"policy.{name}": role for name, role in self.policy.roles().items()}

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from framework.errors import CheckpointError
 from framework.networks.base import Network, Role
-from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.linear import Linear
 from framework.networks.low_rank import AdaptedLinear, Adapter
 from framework.networks.parts import as_part
+from framework.networks.wrapper import Wrapper
 
 Targets = list[str] | Literal["all-linear"]
 
 
-class LoRA(Network):
+class LoRA(Wrapper):
     """A network that is frozen, and one or more adapters, of which at most one is in use: it computes and is trained.
 
     An adapter begins as nothing: B is zero, and the first output is the base's to the bit. The state (`state_dict`) holds the adapters
@@ -226,22 +226,9 @@ class LoRA(Network):
 
     # what every network is
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        documents_BT: Tensor | None = None,
-        cache: View | None = None,
-    ) -> Tensor:
-        hidden_BTD: Tensor = self.base(ids_BT, positions_BT, documents_BT, cache)
-        return hidden_BTD
-
     @property
-    def head_weight_VD(self) -> Tensor:
-        return self.base.head_weight_VD
-
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        return self.base.logits(hidden_BTD)
+    def inner(self) -> Network:
+        return self.base
 
     @property
     def init_args(self) -> dict[str, Any]:
@@ -253,9 +240,6 @@ class LoRA(Network):
         one = next(iter(adapters.values()))
         settings = {"rank": one.rank, "alpha": one.alpha, "dropout": one.dropout, "rank_stabilised": one.rank_stabilised}
         return {"base": as_part(self.base), **settings, "targets": list(adapters), "adapter": self.in_use, **sizes}
-
-    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
-        return self.base.new_cache(num_blocks, block_tokens)
 
     def roles(self) -> dict[str, Role]:
         matrices: dict[str, Role] = {name: "matrix" for name, _ in self.base.named_parameters()}

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from framework.networks.base import Network, Role
-from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.parts import as_part
+from framework.networks.wrapper import Wrapper
 
 
-class ScalarHead(Network):
+class ScalarHead(Wrapper):
     """A network with a linear layer of one output on its hidden states.
 
     The score of a sequence is the number at its last token, as mean 0 and deviation 1 where `normalise` has been told.
@@ -56,14 +56,9 @@ class ScalarHead(Network):
             if id(parameter) not in tables and parameter.ndim == 2 and parameter.data_ptr() == place and place:
                 parameter.requires_grad_(False)
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        documents_BT: Tensor | None = None,
-        cache: View | None = None,
-    ) -> Tensor:
-        return self.base(ids_BT, positions_BT, documents_BT, cache)
+    @property
+    def inner(self) -> Network:
+        return self.base
 
     def values(self, hidden_BTD: Tensor) -> Tensor:
         """The head's numbers, [B, T] (any leading shape), as they are; in fp32 or wider."""
@@ -87,18 +82,8 @@ class ScalarHead(Network):
         self.deviation.fill_(deviation)
 
     @property
-    def head_weight_VD(self) -> Tensor:
-        return self.base.head_weight_VD
-
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        return self.base.logits(hidden_BTD)
-
-    @property
     def init_args(self) -> dict[str, Any]:
         return {"base": as_part(self.base)}
-
-    def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache | None:
-        return self.base.new_cache(num_blocks, block_tokens)
 
     def roles(self) -> dict[str, Role]:
         return {**{f"base.{name}": role for name, role in self.base.roles().items()}, "head.weight": "matrix", "head.bias": "vector"}

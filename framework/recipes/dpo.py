@@ -78,9 +78,14 @@ class DPO(Recipe):
         if not self._reference:
             self._reference = [Reference(self.network)]
 
+    def on_validation_start(self) -> None:
+        """As on_fit_start, for a validation by itself."""
+        for reference in self._reference:
+            reference.follow(self.network)
+
     def on_fit_start(self) -> None:
         """Move the reference, or ask it once and let it go."""
-        self._reference[0].to(self.device)
+        self._reference[0].follow(self.network)
         if self.reference_mode == "precomputed":
             data = self.data
             if not isinstance(data, Preferences):

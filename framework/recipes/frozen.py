@@ -26,9 +26,9 @@ class Frozen:
     def __init__(self, network: Network) -> None:
         self.network = network.eval().requires_grad_(False)
 
-    def to(self, device: torch.device) -> None:
-        """Move it."""
-        self.network.to(device)
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Move it, and where a type is given, turn its weights into that."""
+        self.network.to(device=device, dtype=dtype)
 
     def run(self, compute: Callable[[Network], Any]) -> Any:
         """What `compute` makes of the network, without a graph."""
@@ -51,10 +51,11 @@ class Reference:
         else:
             self._frozen = None
 
-    def to(self, device: torch.device) -> None:
-        """Move what is its own."""
+    def follow(self, policy: Network) -> None:
+        """Go where the policy is now, and take the type that the trainer's precision gave its weights: they must begin as equals."""
         if self._frozen is not None:
-            self._frozen.to(device)
+            weight_VD = policy.head_weight_VD
+            self._frozen.to(weight_VD.device, weight_VD.dtype)
 
     def run(self, compute: Callable[[Network], Tensor]) -> Tensor:
         """What `compute` makes of the reference, without a graph."""

@@ -27,6 +27,7 @@ from framework.rewards.runner import Failure, Rewards
 from framework.tokenizers.base import Tokenizer
 
 NOT_JUDGED = float("nan")
+SCORE = torch.float32  # said each time: a trainer's precision changes what tensors are by default
 
 
 class Judgement(NamedTuple):
@@ -89,12 +90,12 @@ class Judge:
 
     def judge(self, questions: Sequence[Question], replies: Sequence[Reply], device: torch.device) -> Judgement:
         """The worth of each reply to the question beside it."""
-        scores_S, parts = torch.zeros(len(replies)), {}
+        scores_S, parts = torch.zeros(len(replies), dtype=SCORE), {}
         if self.functions is not None:
             samples = [self.sample(question, reply) for question, reply in zip(questions, replies, strict=True)]
             said = self.functions.score(samples)
-            parts = {name: torch.tensor([_number(score) for score in column]) for name, column in said.columns.items()}
-            scores_S = scores_S + torch.tensor([_number(score) for score in said.totals])
+            parts = {name: _numbers(column) for name, column in said.columns.items()}
+            scores_S = scores_S + _numbers(said.totals)
         if self.reward_model is not None:
             parts["reward_model"] = self._by_model(questions, replies, device)
             scores_S = scores_S + self.reward_model_weight * parts["reward_model"]
@@ -109,7 +110,7 @@ class Judge:
         assert self.reward_model is not None
         rows = [[*question.ids, *reply.ids] for question, reply in zip(questions, replies, strict=True)]
         longest_first = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
-        scores_S = torch.zeros(len(rows))
+        scores_S = torch.zeros(len(rows), dtype=SCORE)
         for start in range(0, len(rows), self.batch_size):
             numbers = longest_first[start : start + self.batch_size]
             lengths_B = torch.tensor([len(rows[number]) for number in numbers], device=device)
@@ -124,7 +125,7 @@ class Judge:
         network = self.reward_model.network
         assert isinstance(network, ScalarHead)
         scores_B: Tensor = self.reward_model.run(lambda _: network.scores(ids_BT, lengths_B))
-        return scores_B.float().cpu()
+        return scores_B.to(SCORE).cpu()
 
 
 def load_reward_model(directory: Path, tokenizer: Tokenizer) -> ScalarHead:
@@ -148,5 +149,5 @@ def _kind(network: Network) -> str:
     return type(network).__name__
 
 
-def _number(score: float | Failure) -> float:
-    return NOT_JUDGED if isinstance(score, Failure) else score
+def _numbers(scores: Sequence[float | Failure]) -> Tensor:
+    return torch.tensor([NOT_JUDGED if isinstance(score, Failure) else score for score in scores], dtype=SCORE)

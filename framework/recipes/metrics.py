@@ -6,19 +6,31 @@ Shape legend: B rows (or pairs), T tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
-class TokenMetrics(Metric):
-    """Loss, perplexity, bits per byte and accuracy of next-token prediction, each token counted once.
-
-    Sums are float64: a float32 count stops at 16,777,216.
-    """
+class Sums(Metric):
+    """A metric whose states are sums in float64, in whatever precision the network is: a float32 count stops at 16,777,216."""
 
     full_state_update = False
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
+        moved: nn.Module = super()._apply(fn, exclude_state)
+        for name, default in self._defaults.items():
+            assert isinstance(default, Tensor)
+            self._defaults[name] = default.double()
+            setattr(self, name, getattr(self, name).double())
+        return moved
+
+
+class TokenMetrics(Sums):
+    """Loss, perplexity, bits per byte and accuracy of next-token prediction, each token counted once."""
+
     nats: Tensor
     tokens: Tensor
     correct: Tensor
@@ -54,14 +66,13 @@ class TokenMetrics(Metric):
         }
 
 
-class PairMetrics(Metric):
+class PairMetrics(Sums):
     """Loss, accuracy, margin and calibration of preferences, each pair counted once.
 
     The calibration error is the expected one over ten bins of confidence (Guo et al. 2017): how far sigmoid(margin), the probability
     that the model gives to its own judgement, is from how often that is right.
     """
 
-    full_state_update = False
     BINS = 10
     loss: Tensor
     pairs: Tensor
@@ -106,10 +117,9 @@ class PairMetrics(Metric):
         }
 
 
-class RewardMetrics(Metric):
+class RewardMetrics(Sums):
     """Mean reward, length and share of finished replies over held-out prompts, each counted once."""
 
-    full_state_update = False
     score: Tensor
     judged: Tensor
     replies: Tensor

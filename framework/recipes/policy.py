@@ -45,6 +45,7 @@ class PolicyRecipe(Recipe):
     """
 
     item = "tokens"
+    served = "replies"
 
     def __init__(
         self,
@@ -148,7 +149,7 @@ class PolicyRecipe(Recipe):
         """Check the sizes against each other; move what Lightning does not know of."""
         self.schedule_of_replies()
         for reference in self._reference:
-            reference.to(self.device)
+            reference.follow(self.policy)
         for judge in self._judge:
             judge.to(self.device)
 
@@ -295,8 +296,8 @@ class PolicyRecipe(Recipe):
         if not replies:
             return
         scores_S = self._judge[0].judge(asked, replies, self.device).scores_S
-        lengths_S = torch.tensor([float(len(reply.ids)) for reply in replies])
-        self.metric.update(scores_S, lengths_S, torch.tensor([float(reply.finished) for reply in replies]))
+        lengths_S, finished_S = torch.tensor([len(reply.ids) for reply in replies]), torch.tensor([reply.finished for reply in replies])
+        self.metric.update(scores_S, lengths_S, finished_S)
 
     def flops_per_item(self) -> float | None:
         """Most of the time is not training."""

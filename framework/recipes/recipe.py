@@ -69,6 +69,7 @@ class Recipe(LightningModule, ABC):
 
     registries: Mapping[str, Registry] = {name: registry(f"framework.{name}") for name in REGISTRIES}
     item: str = "tokens"  # what the loss is a mean over
+    served: str | None = None  # what a batch of the data is counted in, where that is something else
 
     def __init__(
         self,
@@ -258,7 +259,7 @@ class Recipe(LightningModule, ABC):
         """One line about the run: network, data, length."""
         data = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in self.data.describe().items() if isinstance(value, int))
         items = self.data.items_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,} {self.item}"
+        steps = f"{self.trainer.max_steps - self.progress.step:,} steps of {items:,} {self.served or self.item}"
         trained = sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
         size = f"{self.network.num_parameters():,} parameters" + (
             f", {trained:,} of them trained," if trained < self.network.num_parameters() else ""

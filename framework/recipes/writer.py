@@ -6,6 +6,7 @@ Ids flow in, ids and log-probabilities flow out. Must not know rewards or losses
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -52,8 +53,13 @@ class Writer:
     def __init__(
         self, network: Network, end_ids: Collection[int], max_new_tokens: int, temperature: float, max_running: int, vocab_size: int
     ) -> None:
-        self._engine = Engine(network, max_running=max_running, vocab_size=vocab_size)
+        self._network, self._max_running, self._vocab_size = network, max_running, vocab_size
         self._end_ids, self._max_new_tokens, self._temperature = frozenset(end_ids), max_new_tokens, temperature
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Made when it is first used: its memory is where the network is by then, and of its type."""
+        return Engine(self._network, max_running=self._max_running, vocab_size=self._vocab_size)
 
     def write(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], replies: int = 1, greedy: bool = False, show_progress: bool = False
