@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from framework.losses.next_token import chunk_length, matmul_inputs, wide_type
 
+KEPT_LOGITS = 2**26  # 256 MiB in fp32
+
 
 class TokenLogProbs(NamedTuple):
     """Of each token.
@@ -31,7 +33,8 @@ def log_probs(
 ) -> TokenLogProbs:
     """Log-probabilities of the targets and entropies under softmax(hidden W^T / temperature).
 
-    The backward pass makes the logits of a chunk again, so that memory grows with the chunk and not with N.
+    Up to 2^26 of them the log-probabilities wait for the backward pass; where there were more, it makes each chunk's again, so that
+    memory grows with the chunk and not with N.
 
     Args:
         hidden_ND: a network's hidden states at the places before the targets.
@@ -53,11 +56,15 @@ class _LogProbs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         rows_ND, weight_VD = matmul_inputs(hidden_ND, head_weight_VD)
         kept_N, entropies_N = (rows_ND.new_empty(len(rows_ND), dtype=wide_type(rows_ND.dtype)) for _ in range(2))
+        wanted = any(ctx.needs_input_grad[:2]) and len(rows_ND) * len(weight_VD) <= KEPT_LOGITS
+        waiting: list[Tensor] = []
         for chunk in _chunks(len(rows_ND), chunk_tokens):
             log_probs_CV = _log_softmax(rows_ND[chunk], weight_VD, temperature)
             kept_N[chunk] = log_probs_CV.gather(1, targets_N[chunk, None])[:, 0]
             entropies_N[chunk] = _entropy(log_probs_CV, log_probs_CV.exp())
-        ctx.save_for_backward(rows_ND, weight_VD, targets_N)
+            if wanted:
+                waiting.append(log_probs_CV)
+        ctx.save_for_backward(rows_ND, weight_VD, targets_N, *waiting)
         ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
         ctx.types = hidden_ND.dtype, head_weight_VD.dtype
         return kept_N, entropies_N
@@ -65,23 +72,24 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_kept_N: Tensor, d_entropies_N: Tensor) -> tuple[Tensor | None, ...]:
-        rows_ND, weight_VD, targets_N = ctx.saved_tensors
+        rows_ND, weight_VD, targets_N, *waiting = ctx.saved_tensors
         d_hidden_ND = torch.empty_like(rows_ND) if ctx.needs_input_grad[0] else None
-        d_weight_VD = torch.zeros_like(weight_VD, dtype=wide_type(weight_VD.dtype)) if ctx.needs_input_grad[1] else None
+        wide = wide_type(weight_VD.dtype)
+        d_weight_VD = torch.empty_like(weight_VD, dtype=wide) if ctx.needs_input_grad[1] else None
+        if d_weight_VD is not None and not len(rows_ND):
+            d_weight_VD.zero_()
         with_entropy = bool(d_entropies_N.count_nonzero()) if d_entropies_N.is_cpu else True  # a GPU is not made to wait
-        for chunk in _chunks(len(rows_ND), ctx.chunk_tokens):
-            log_probs_CV = _log_softmax(rows_ND[chunk], weight_VD, ctx.temperature)
-            probs_CV = log_probs_CV.exp()
-            d_logits_CV = probs_CV * -d_kept_N[chunk, None]
-            d_logits_CV.scatter_add_(1, targets_N[chunk, None], d_kept_N[chunk, None])
-            if with_entropy:  # dH / dz = -p (log p + H)
-                slope_CV = log_probs_CV.add_(_entropy(log_probs_CV, probs_CV)[:, None]).mul_(probs_CV)
-                d_logits_CV.addcmul_(slope_CV, d_entropies_N[chunk, None], value=-1.0)
+        for number, chunk in enumerate(_chunks(len(rows_ND), ctx.chunk_tokens)):
+            log_probs_CV = waiting[number] if waiting else _log_softmax(rows_ND[chunk], weight_VD, ctx.temperature)
+            d_logits_CV = _logits_gradient(log_probs_CV, targets_N[chunk], d_kept_N[chunk], d_entropies_N[chunk] if with_entropy else None)
             d_logits_CV = d_logits_CV.div_(ctx.temperature).to(rows_ND.dtype)
             if d_hidden_ND is not None:
                 torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
-            if d_weight_VD is not None:
-                d_weight_VD += d_logits_CV.T @ rows_ND[chunk]
+            if d_weight_VD is not None and wide == rows_ND.dtype:
+                d_weight_VD.addmm_(d_logits_CV.T, rows_ND[chunk], beta=min(chunk.start, 1))  # the first chunk overwrites
+            elif d_weight_VD is not None:
+                product_VD = d_logits_CV.T @ rows_ND[chunk]
+                d_weight_VD = d_weight_VD.add_(product_VD) if chunk.start else d_weight_VD.copy_(product_VD)
         hidden_type, weight_type = ctx.types
         return (
             None if d_hidden_ND is None else d_hidden_ND.to(hidden_type),
@@ -90,6 +98,17 @@ class _LogProbs(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _logits_gradient(log_probs_CV: Tensor, targets_C: Tensor, d_kept_C: Tensor, d_entropies_C: Tensor | None) -> Tensor:
+    """(one at the target - p) d_kept, and of the entropy H, with dH / dz = -p (log p + H); [C, V]."""
+    probs_CV = log_probs_CV.exp()
+    if d_entropies_C is None:
+        d_logits_CV = probs_CV.mul_(-d_kept_C[:, None])
+    else:
+        slope_CV = (log_probs_CV + _entropy(log_probs_CV, probs_CV)[:, None]).mul_(probs_CV)
+        d_logits_CV = probs_CV.mul_(-d_kept_C[:, None]).addcmul_(slope_CV, d_entropies_C[:, None], value=-1.0)
+    return d_logits_CV.scatter_add_(1, targets_C[:, None], d_kept_C[:, None])
 
 
 def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +28,12 @@ def plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: 
 @pytest.mark.parametrize("chunk_tokens", [None, 1, 5, 13, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
-def test_values_and_gradients_are_the_plain_ones(chunk_tokens: int | None, temperature: float, entropy_weight: float) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_values_and_gradients_are_the_plain_ones(
+    chunk_tokens: int | None, temperature: float, entropy_weight: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kept:
+        monkeypatch.setattr(sys.modules["framework.losses.log_probs"], "KEPT_LOGITS", 0)
     hidden_ND, weight_VD, targets_N = problem()
     weights_N = torch.randn(13, dtype=torch.float64)
 
