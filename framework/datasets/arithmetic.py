@@ -32,6 +32,7 @@ class Arithmetic(Documents, Rows):
         form: `demonstration` has `prompt` and `completion`, `preference` a wrong answer that looks right beside the right one (`prompt`,
             `chosen`, `rejected`), `prompt` the question alone; each with `answer` too.
         chat: turns of a chat instead of texts.
+        wrong_answers: of `preference`, how many wrong answers each question has, a row each; a few look alike.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Arithmetic(Documents, Rows):
         start: int = 0,
         form: Form = "demonstration",
         chat: bool = False,
+        wrong_answers: int = 1,
     ) -> None:
         if not operations or len(set(operations)) < len(operations) or set(operations) - set("+-*"):
             raise ConfigError(f"Arithmetic knows no operations {operations!r}: give some of the characters +-*, each once.")
@@ -56,7 +58,9 @@ class Arithmetic(Documents, Rows):
                 "take fewer, or more digits."
             )
         self.operations, self.digits, self.size, self.seed, self.start = operations, digits, size, seed, start
-        self.form, self.chat = form, chat
+        if wrong_answers < 1 or (wrong_answers > 1 and form != "preference"):
+            raise ConfigError(f"Arithmetic's wrong_answers is {wrong_answers}; it is at least 1, and more only with form preference.")
+        self.form, self.chat, self.wrong_answers = form, chat, wrong_answers
 
     def __iter__(self) -> Iterator[Document]:
         for question, answer, source in self._questions():
@@ -65,18 +69,22 @@ class Arithmetic(Documents, Rows):
     def rows(self) -> Iterator[Row]:
         """The questions from `start` on, with what `form` says."""
         for question, answer, source in self._questions():
-            fields: dict[str, Any] = {"prompt": question}
-            if self.form == "demonstration":
-                fields["completion"] = answer
-            elif self.form == "preference":
-                fields |= {"chosen": answer, "rejected": _wrong(answer, random.Random(f"{self.seed} {question}"))}
-            if self.chat:
-                fields = {name: [{"role": _role(name), "content": text}] for name, text in fields.items()}
-            yield Row({**fields, "answer": answer}, source)
+            for fields in self._fields(question, answer):
+                if self.chat:
+                    fields = {name: [{"role": _role(name), "content": text}] for name, text in fields.items()}
+                yield Row({**fields, "answer": answer}, source)
+
+    def _fields(self, question: str, answer: str) -> Iterator[dict[str, Any]]:
+        if self.form == "preference":
+            generator = random.Random(f"{self.seed} {question}")
+            for wrong in _wrong(answer, self.wrong_answers, generator):
+                yield {"prompt": question, "chosen": answer, "rejected": wrong}
+        else:
+            yield {"prompt": question, **({"completion": answer} if self.form == "demonstration" else {})}
 
     def fingerprint(self) -> str:
         """Of all settings."""
-        settings = (self.operations, self.digits, self.size, self.seed, self.start, self.form, self.chat)
+        settings = (self.operations, self.digits, self.size, self.seed, self.start, self.form, self.chat, self.wrong_answers)
         return hashlib.sha256(repr(("arithmetic", *settings)).encode()).hexdigest()
 
     def _questions(self) -> Iterator[tuple[str, str, str]]:
@@ -97,11 +105,12 @@ def _role(name: str) -> str:
     return "user" if name == "prompt" else "assistant"
 
 
-def _wrong(answer: str, generator: random.Random) -> str:
-    """A wrong answer that looks right: off by little, or with two neighbouring digits swapped."""
+def _wrong(answer: str, count: int, generator: random.Random) -> list[str]:
+    """Up to `count` different wrong answers that look right: off by little, or with two neighbouring digits swapped."""
     digits = answer.lstrip("-")
     sign = answer[: -len(digits)]
     near = [str(int(answer) + off) for off in (-10, -2, -1, 1, 2, 10)]
     swaps = range(len(digits) - 1)
     swapped = [f"{sign}{digits[:place]}{digits[place + 1]}{digits[place]}{digits[place + 2 :]}" for place in swaps]
-    return generator.choice([wrong for wrong in (*near, *swapped) if wrong != answer and str(int(wrong)) == wrong])
+    found = sorted({wrong for wrong in (*near, *swapped) if wrong != answer and str(int(wrong)) == wrong})
+    return generator.sample(found, min(count, len(found)))
