@@ -32,7 +32,8 @@ class Arithmetic(Documents, Rows):
         form: `demonstration` has `prompt` and `completion`, `preference` a wrong answer that looks right beside the right one (`prompt`,
             `chosen`, `rejected`), `prompt` the question alone; each with `answer` too.
         chat: turns of a chat instead of texts.
-        wrong_answers: of `preference`, how many wrong answers each question has, a row each; a few look alike.
+        wrong_answers: of `preference`, how many wrong answers each question has, a row each.
+        mistakes: of documents, the share in which a wrong answer stands first and is corrected: `12+34=47?46`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Arithmetic(Documents, Rows):
         form: Form = "demonstration",
         chat: bool = False,
         wrong_answers: int = 1,
+        mistakes: float = 0.0,
     ) -> None:
         if not operations or len(set(operations)) < len(operations) or set(operations) - set("+-*"):
             raise ConfigError(f"Arithmetic knows no operations {operations!r}: give some of the characters +-*, each once.")
@@ -60,11 +62,15 @@ class Arithmetic(Documents, Rows):
         self.operations, self.digits, self.size, self.seed, self.start = operations, digits, size, seed, start
         if wrong_answers < 1 or (wrong_answers > 1 and form != "preference"):
             raise ConfigError(f"Arithmetic's wrong_answers is {wrong_answers}; it is at least 1, and more only with form preference.")
-        self.form, self.chat, self.wrong_answers = form, chat, wrong_answers
+        if not 0 <= mistakes <= 1:
+            raise ConfigError(f"Arithmetic's mistakes is {mistakes}; it is a share from 0 to 1.")
+        self.form, self.chat, self.wrong_answers, self.mistakes = form, chat, wrong_answers, mistakes
 
     def __iter__(self) -> Iterator[Document]:
         for question, answer, source in self._questions():
-            yield Document(f"{question}{answer}", source)
+            generator = random.Random(f"{self.seed} mistake {question}")
+            wrong = f"{_wrong(answer, 1, generator)[0]}?" if generator.random() < self.mistakes else ""
+            yield Document(f"{question}{wrong}{answer}", source)
 
     def rows(self) -> Iterator[Row]:
         """The questions from `start` on, with what `form` says."""
@@ -84,7 +90,7 @@ class Arithmetic(Documents, Rows):
 
     def fingerprint(self) -> str:
         """Of all settings."""
-        settings = (self.operations, self.digits, self.size, self.seed, self.start, self.form, self.chat, self.wrong_answers)
+        settings = (self.operations, self.digits, self.size, self.seed, self.start, self.form, self.chat, self.wrong_answers, self.mistakes)
         return hashlib.sha256(repr(("arithmetic", *settings)).encode()).hexdigest()
 
     def _questions(self) -> Iterator[tuple[str, str, str]]:

@@ -80,3 +80,21 @@ def test_every_setting_is_in_the_fingerprint() -> None:
 def test_settings_that_make_no_dataset(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Arithmetic(**settings)
+
+
+def test_mistakes_are_corrected_in_their_share_of_the_documents() -> None:
+    texts = [document.text for document in Arithmetic(size=2000, mistakes=0.3)]
+    corrected = [text for text in texts if "?" in text]
+    assert 0.25 < len(corrected) / 2000 < 0.35
+    for text in corrected:
+        question, _, answers = text.partition("=")
+        wrong, right = answers.split("?")
+        assert int(right) == eval(question) != int(wrong)
+    assert not any("?" in document.text for document in Arithmetic(size=100))
+
+
+def test_wrong_answers_are_different_and_wrong() -> None:
+    rows = list(Arithmetic(size=50, form="preference", wrong_answers=4).rows())
+    assert len(rows) > 150
+    assert len({(row.fields["prompt"], row.fields["rejected"]) for row in rows}) == len(rows)
+    assert all(row.fields["chosen"] == row.fields["answer"] != row.fields["rejected"] for row in rows)
