@@ -25,8 +25,7 @@ def check_targets(ids_BT: Tensor, targets_BT: Tensor, end_ids: Collection[int], 
         full_length: tokens of a row that may have been cut: there a reply may miss its end.
         where: names the batch.
     """
-    if not (targets_BT != IGNORE).any():
-        raise DataError(f"{where}: no token is trained, every target is masked; look at the chat template and at what counts as the reply.")
+    check_any_trained(targets_BT, where)
     for row, (ids, targets) in enumerate(zip(ids_BT.tolist(), targets_BT.tolist())):
         for start, end in trained_spans(targets):
             if targets[end - 1] in end_ids or end >= full_length:
@@ -38,8 +37,14 @@ def check_targets(ids_BT: Tensor, targets_BT: Tensor, end_ids: Collection[int], 
             )
 
 
+def check_any_trained(targets_BT: Tensor, where: str) -> None:
+    """Raise DataError for a batch in which nothing is trained."""
+    if not (targets_BT != IGNORE).any():
+        raise DataError(f"{where}: no token is trained, every target is masked; look at the chat template and at what counts as the reply.")
+
+
 def trained_spans(targets: list[int]) -> Iterator[tuple[int, int]]:
-    """Beginning and end (exclusive) of each run of trained positions; an end token closes its run."""
+    """Beginning and end (exclusive) of each run of trained positions."""
     start = None
     for place, target in enumerate([*targets, IGNORE]):
         if target != IGNORE and start is None:

@@ -26,7 +26,7 @@ Show the exact tokens of a recipe's first batches: what is trained, positions, d
 options:
   --batches N        how many batches (default 1)
   --rows N           rows shown of each (default 4; with --html all)
-  --table true       every token on a line of its own, with id, position and document
+  --table true       every token on a line of its own, with position, document and id
   --html FILE        write a page instead
   --color WHEN       auto (default), always or never"""
 
@@ -55,7 +55,7 @@ def data(arguments: list[str]) -> int:
     for number, rows in enumerate(batches):
         print(f"\nbatch {number}")
         for row in rows[: int(options["rows"])]:
-            print(*(terminal.table(row) if options["table"] == "true" else ()), *terminal.lines(row, colour), sep="\n")
+            print(*(terminal.table(row) if options["table"] == "true" else terminal.lines(row, colour)), sep="\n")
         if len(rows) > int(options["rows"]):
             print(f"... and {len(rows) - int(options['rows'])} rows more (--rows)")
     return 0
@@ -122,6 +122,7 @@ def _batches(made: Batches, count: int) -> list[Any]:
 
 def _checked(made: Batches, batch: Any, number: int) -> list[ShownRow]:
     """A batch's rows, after the checks that a run would begin with."""
+    from framework.batches.checks import check_any_trained
     from framework.batches.records import Records
     from framework.batches.types import PairBatch, TokenBatch
     from framework.inspection.tokens import prompt_row, shown_rows
@@ -132,4 +133,6 @@ def _checked(made: Batches, batch: Any, number: int) -> list[ShownRow]:
         raise ConfigError(f"{type(made).__name__} serves {type(batch).__name__}, of which no tokens can be shown.")
     if isinstance(made, Records):
         made.check(batch, f"batch {number}")
+    else:
+        check_any_trained(batch[1], f"batch {number}")
     return list(shown_rows(batch, made.tokenizer))

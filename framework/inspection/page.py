@@ -24,7 +24,7 @@ def page(title: str, facts: Sequence[tuple[str, str]], batches: Sequence[Sequenc
     legend = (
         '<p class="legend"><span class="token">prompt</span><span class="token trained">trained</span>'
         '<span class="token special">special</span><span class="token padding">padding</span> rest the pointer on a token for its id, '
-        "position and document; a bar stands where a document begins</p>"
+        "position and document; each document begins with a bar, on a line of its own</p>"
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -42,8 +42,10 @@ def _row(row: ShownRow) -> str:
 
 def _box(token: Token, begins: bool) -> str:
     kinds = [name for name, holds in (("trained", token.trained), ("special", token.special), ("padding", token.padding)) if holds]
-    if begins and not token.padding:
+    begins = begins and not token.padding
+    if begins:
         kinds.append("begins")
     about = f"id {token.token_id}, position {token.position}, document {token.document}{', trained' if token.trained else ''}"
     text = html.escape(token.text).replace("\n", "⏎\n").replace(" ", "\u00a0" if token.text.strip() == "" else " ")
-    return f'<span class="{" ".join(["token", *kinds])}" title="{html.escape(about)}">{text or "∅"}</span>'
+    new_line = "\n" if begins and token.document > 0 else ""
+    return f'{new_line}<span class="{" ".join(["token", *kinds])}" title="{html.escape(about)}">{text or "∅"}</span>'

@@ -24,7 +24,8 @@ def lines(row: ShownRow, colour: bool) -> Iterator[str]:
 
 
 def table(row: ShownRow) -> Iterator[str]:
-    """A row's tokens one to a line: position, document, id, whether trained, text."""
+    """A row's summary, and its tokens one to a line: position, document, id, whether trained, text."""
+    yield row.summary
     yield f"{'position':>8} {'document':>8} {'id':>8} {'trained':>7}  token"
     for token in row.tokens:
         if not token.padding:

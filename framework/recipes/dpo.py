@@ -105,7 +105,9 @@ class DPO(Recipe):
             numbers = by_length[start : start + data.batch_size]
             batch = data.collate(numbers, [pairs[number] for number in numbers], len(numbers))
             batch = data.transfer_batch_to_device(batch, self.device, 0)
-            table_P2[batch.index_B] = self._reference[0].run(lambda network, batch=batch: self._log_probs(network, batch)).T.float()  # type: ignore[misc]
+            with self.precision():
+                log_probs_2B = self._reference[0].run(lambda network, batch=batch: self._log_probs(network, batch))  # type: ignore[misc]
+            table_P2[batch.index_B] = log_probs_2B.T.float()
         if world > 1:
             torch.distributed.all_reduce(table_P2)
         return table_P2

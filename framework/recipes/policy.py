@@ -142,8 +142,9 @@ class PolicyRecipe(Recipe):
                 data.batch_size,
             )
         ]
-        end_ids = data.examples.end_ids
-        self._writer = [Writer(self.policy, end_ids, data.max_new_tokens, self.temperature, self.max_running, data.tokenizer.vocab_size)]
+        room = self.max_running * data.context_length
+        sizes = data.max_new_tokens, self.temperature, self.max_running, data.tokenizer.vocab_size, room
+        self._writer = [Writer(self.policy, data.examples.end_ids, *sizes)]
 
     def on_fit_start(self) -> None:
         """Check the sizes against each other; move what Lightning does not know of."""
@@ -246,7 +247,8 @@ class PolicyRecipe(Recipe):
         by_length = total_S.argsort(descending=True).tolist()
         for start in range(0, len(by_length), self.prompts.batch_size):
             rows = by_length[start : start + self.prompts.batch_size]
-            part_BR = compute(experience.select(rows))
+            with self.precision():  # or no ratio would begin at 1
+                part_BR = compute(experience.select(rows))
             if result_SR is None:
                 result_SR = torch.zeros(experience.mask_SR.shape, dtype=part_BR.dtype, device=part_BR.device)
             result_SR[rows, : part_BR.shape[1]] = part_BR
@@ -292,10 +294,11 @@ class PolicyRecipe(Recipe):
         """Add a validation batch: each prompt's likeliest reply, judged."""
         counted = int(batch.weights_B.sum())
         asked = [self.prompts.validation[number] for number in batch.index_B[:counted].tolist()]
-        replies = [group[0] for group in self._writer[0].write([question.ids for question in asked], [0] * counted, greedy=True)]
-        if not replies:
+        if not asked:
             return
-        scores_S = self._judge[0].judge(asked, replies, self.device).scores_S
+        with torch.autocast(self.device.type, enabled=False):  # as in training, where replies are written outside of it
+            replies = [group[0] for group in self._writer[0].write([question.ids for question in asked], [0] * counted, greedy=True)]
+            scores_S = self._judge[0].judge(asked, replies, self.device).scores_S
         lengths_S, finished_S = torch.tensor([len(reply.ids) for reply in replies]), torch.tensor([reply.finished for reply in replies])
         self.metric.update(scores_S, lengths_S, finished_S)
 

@@ -11,6 +11,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -117,14 +118,19 @@ class Recipe(LightningModule, ABC):
             raise ConfigError(f"{type(self).__name__} trains on a DataModule of framework.batches, not on {type(data).__name__}.")
         return data
 
+    def precision(self) -> AbstractContextManager[None]:
+        """The context that Lightning calls training and validation steps in: what is computed elsewhere to be compared with them needs it too."""
+        return self.trainer.precision_plugin.forward_context()
+
     def configure_callbacks(self) -> list[Any]:
         """What every run has: measurements."""
         return [] if any(isinstance(callback, Monitor) for callback in self.trainer.callbacks) else [Monitor()]  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Build the network, once."""
+        """Build the network, once, and set it to training: a stored one is not, and Lightning leaves every module as it finds it."""
         if not hasattr(self, "network"):
             self.network = self.build_network(self.data)
+            self.train()
 
     def build_network(self, data: Batches) -> Network:
         """The untrained network for the data's vocabulary and context, from this recipe's seed alone. Raises ConfigError when they do not fit."""
@@ -250,6 +256,8 @@ class Recipe(LightningModule, ABC):
         The gradients go at once, not after the next forward pass as Lightning would have it: they need not be there beside its activations.
         """
         optimizer.step(closure=optimizer_closure)
+        # fused kernels write to weights without saying so, and an engine or an adapter would go on with what it made of the old ones
+        torch.autograd.graph.increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
         drop_gradients(optimizer)
         self._window.clear()
         self.progress.step += 1

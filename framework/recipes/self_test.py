@@ -29,10 +29,11 @@ class SelfTestFailed(UserError):
 def check(recipe: PolicyRecipe, experience: Experience, written: Written) -> None:
     """Raise SelfTestFailed unless ratio and KL are what an untrained policy has, and every reply's score arrives at its last token."""
     bound = TOLERANCE.get(next(recipe.policy.parameters()).dtype, 5e-2)
-    if torch.is_autocast_enabled(recipe.device.type):
-        bound = 5e-2
     first = experience.select(range(min(len(experience.starts_S), recipe.prompts.batch_size)))
-    again_N = recipe.token_log_probs(recipe.policy, first).log_probs_N
+    with recipe.precision():
+        if torch.is_autocast_enabled(recipe.device.type):
+            bound = 5e-2
+        again_N = recipe.token_log_probs(recipe.policy, first).log_probs_N
     log_ratio = float((again_N - first.log_probs_SR[first.mask_SR]).abs().max()) if len(again_N) else 0.0
     if not log_ratio <= bound:
         raise SelfTestFailed(

@@ -48,18 +48,27 @@ class Writer:
         temperature: of the draws; nothing else shapes the distribution, so that what is trained is what was drawn from.
         max_running: replies written side by side.
         vocab_size: ids from here on are never drawn.
+        cache_tokens: that the cache has room for; None: the engine's default.
     """
 
     def __init__(
-        self, network: Network, end_ids: Collection[int], max_new_tokens: int, temperature: float, max_running: int, vocab_size: int
+        self,
+        network: Network,
+        end_ids: Collection[int],
+        max_new_tokens: int,
+        temperature: float,
+        max_running: int,
+        vocab_size: int,
+        cache_tokens: int | None = None,
     ) -> None:
+        self._cache_tokens = cache_tokens
         self._network, self._max_running, self._vocab_size = network, max_running, vocab_size
         self._end_ids, self._max_new_tokens, self._temperature = frozenset(end_ids), max_new_tokens, temperature
 
     @cached_property
     def _engine(self) -> Engine:
         """Made when it is first used: its memory is where the network is by then, and of its type."""
-        return Engine(self._network, max_running=self._max_running, vocab_size=self._vocab_size)
+        return Engine(self._network, max_running=self._max_running, cache_tokens=self._cache_tokens, vocab_size=self._vocab_size)
 
     def write(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], replies: int = 1, greedy: bool = False, show_progress: bool = False

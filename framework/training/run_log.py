@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from argparse import Namespace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,15 @@ class RunLog(Logger):
             file.write(json.dumps(line) + "\n")
 
     def _drop_from(self, step: int, names: set[str]) -> None:
-        """Keep earlier steps, and of this one what is not about to be logged again."""
+        """Keep what came before: earlier steps, and of this one what was logged ahead of the same figures (a validation follows its step)."""
         if not self._path.exists():
             return
         lines = [line for line in self._path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [
-            line for line in lines if (found := json.loads(line))["step"] < step or (found["step"] == step and not names & found.keys())
-        ]
+        kept = takewhile(lambda line: _comes_before(json.loads(line), step, names), lines)
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         temporary.replace(self._path)
+
+
+def _comes_before(found: dict[str, Any], step: int, names: set[str]) -> bool:
+    return bool(found["step"] < step or (found["step"] == step and not names & found.keys()))
