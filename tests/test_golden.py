@@ -1,14 +1,36 @@
-"""Numbers that must not change by accident: the loss curve of a small run. `make golden` writes them anew; look at the difference."""
+"""Numbers that must not change by accident: the loss curves of small runs. `make golden` writes them anew; look at the difference."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from framework import checkpoint
+from framework.batches.demonstrations import Demonstrations
+from framework.batches.preferences import Preferences
+from framework.batches.prompts import Prompts
+from framework.commands.lightning_cli import TRAINER_DEFAULTS
+from framework.datasets.arithmetic import Arithmetic
+from framework.networks.lora import LoRA
+from framework.networks.scalar_head import ScalarHead
+from framework.networks.shape import NetworkShape
+from framework.networks.transformer import Transformer
+from framework.optimizers.adamw import AdamW
+from framework.recipes.dpo import DPO
+from framework.recipes.grpo import GRPO
+from framework.recipes.ppo import PPO
+from framework.recipes.reward_model import RewardModel
+from framework.recipes.sft import SFT
+from framework.rewards.length import Brevity
+from framework.schedulers.schedules import Cosine
+from framework.tokenizers.byte import Byte
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 50
@@ -36,9 +58,6 @@ def compare(name: str, found: dict[str, Any], relative: float) -> None:
 
 
 def test_pretrain(small_run: Any) -> None:
-    from framework.optimizers.adamw import AdamW
-    from framework.schedulers.schedules import Cosine
-
     curve = Curve()
     arguments = {"optimizer": lambda groups: AdamW(groups, lr=3e-3), "scheduler": Cosine(warmup_steps=5)}
     recipe, data, trainer = small_run(max_steps=STEPS, recipe_arguments=arguments, callbacks=[curve], gradient_clip_val=1.0)
@@ -46,3 +65,85 @@ def test_pretrain(small_run: Any) -> None:
     assert len(curve.losses) == STEPS
     assert curve.losses[-1] < 0.75 * curve.losses[0]
     compare("pretrain", {"parameters": recipe.network.num_parameters(), "tokens": data.train_tokens, "losses": curve.losses}, relative=1e-3)
+
+
+# fine-tuning, in float64: of reinforcement learning no rounding may decide which token is drawn
+
+
+def network(**sizes: Any) -> Transformer:
+    return Transformer(NetworkShape(num_layers=2, width=32, num_heads=2, positions="rotary", norm="rms", feedforward="swiglu"), **sizes)
+
+
+def adapted(**sizes: Any) -> LoRA:
+    return LoRA(network, rank=4, alpha=8.0, dropout=0.05, **sizes)  # type: ignore[arg-type]
+
+
+def scored(**sizes: Any) -> ScalarHead:
+    return ScalarHead(network, **sizes)  # type: ignore[arg-type]
+
+
+def adamw(groups: Any) -> AdamW:
+    return AdamW(groups, lr=3e-3)
+
+
+def sums(form: Any, **settings: Any) -> Any:
+    """200 sums of one digit as a DataModule of what they are."""
+    kind: Any = {"demonstration": Demonstrations, "preference": Preferences, "prompt": Prompts}[form]
+    dataset = Arithmetic(operations="+-", digits=1, size=200, form=form)
+    return kind(dataset, Byte(), context_length=24, validation_fraction=0.0, **{"batch_size": 8, **settings})
+
+
+def judge(folder: Path) -> Path:
+    """An untrained reward model in float64."""
+    torch.manual_seed(1)
+    checkpoint.save(folder / "judge", scored(vocab_size=Byte().vocab_size, context_length=24).double(), Byte(), {})
+    return folder / "judge"
+
+
+POLICY: dict[str, Any] = {"optimizer": adamw, "scheduler": Cosine(warmup_steps=5), "rollout_size": 32, "temperature": 1.0}
+RUNS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
+    "sft": lambda _: (SFT(network, adamw, Cosine(warmup_steps=5)), sums("demonstration", batch_size=2)),
+    "lora-sft": lambda _: (SFT(adapted, adamw, Cosine(warmup_steps=5)), sums("demonstration", batch_size=2)),
+    "reward-model": lambda _: (RewardModel(scored, adamw, center_rewards_coefficient=0.01), sums("preference")),
+    "dpo": lambda _: (DPO(network, adamw, Cosine(warmup_steps=5)), sums("preference")),
+    "ppo": lambda folder: (
+        PPO(
+            network,
+            reward_model=judge(folder),
+            critic="reward_model",
+            num_ppo_epochs=2,
+            missing_eos_penalty=1.0,
+            kl_target=0.5,
+            kl_horizon=200,
+            score_scaling="running",
+            **POLICY,
+        ),
+        sums("prompt", max_new_tokens=6),
+    ),
+    "grpo": lambda _: (
+        GRPO(network, rewards=[Brevity(free=0, cut=1.0)], num_generations=4, num_iterations=2, beta=0.1, **POLICY),
+        sums("prompt", max_new_tokens=6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_fine_tuning(name: str, tmp_path: Path) -> None:
+    curve = Curve()
+    recipe, data = RUNS[name](tmp_path)
+    settings: dict[str, Any] = {
+        **TRAINER_DEFAULTS,
+        "max_steps": STEPS,
+        "accelerator": "cpu",
+        "precision": "64-true",
+        "gradient_clip_val": 1.0,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "limit_val_batches": 0,
+        "default_root_dir": tmp_path,
+        "callbacks": [curve],
+    }
+    Trainer(**settings).fit(recipe, data)
+    assert len(curve.losses) == STEPS
+    compare(name, {"parameters": recipe.network.num_parameters(), "items": recipe.progress.items, "losses": curve.losses}, relative=1e-3)

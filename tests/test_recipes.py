@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import yaml
 from framework import checkpoint
 from framework.commands.data import prepared
 from framework.formats.peft import load_adapter
+from framework.networks.scalar_head import ScalarHead
+from framework.networks.shape import NetworkShape
+from framework.networks.transformer import Transformer
+from framework.tokenizers.byte import Byte
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -34,6 +39,8 @@ SIZES: dict[str, list[Any]] = {  # what makes a fine-tuning recipe small; everyt
     # an untrained network hits no right answer, and a group of equals teaches nothing
     "grpo": [*ROLLOUTS, "--model.num_generations", 4, "--model.rewards", json.dumps([BREVITY])],
 }
+PROMPTS = ["--data.dataset", "Arithmetic", "--data.dataset.form", "prompt", "--data.context_length", 64, "--data.batch_size", 2]
+PROMPTS += ["--data.max_new_tokens", 8]
 FINE_TUNING = [path for path in RECIPES if path.stem in SIZES]
 PRETRAINING = [path for path in RECIPES if path.stem not in SIZES]
 
@@ -46,6 +53,12 @@ def name_of(path: Path) -> str:
 
 def on_corpus(corpus: Path) -> list[Any]:
     return ["--data.dataset", "TextFiles", "--data.dataset.paths", corpus]
+
+
+def pretraining(path: Path, corpus: Path) -> list[Any]:
+    """What makes a recipe of pretraining small."""
+    trained = yaml.safe_load(path.read_text())["data"]["init_args"]["tokenizer"] != "Character"
+    return [*on_corpus(corpus), *SMALL, *(["--data.tokenizer.vocab_size", 300] if trained else [])]
 
 
 def finetune(framework: Framework, name: str, *words: Any) -> Any:
@@ -106,9 +119,7 @@ def test_every_recipe_of_pretraining_trains_saves_resumes_and_reloads(
     path: Path, framework: Framework, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    fit = ["fit", "--config", f"recipes/{path.name}", *SMOKE, *on_corpus(corpus), *SMALL]
-    if yaml.safe_load(path.read_text())["data"]["init_args"]["tokenizer"] != "Character":
-        fit += ["--data.tokenizer.vocab_size", 300]
+    fit = ["fit", "--config", f"recipes/{path.name}", *SMOKE, *pretraining(path, corpus)]
     started = framework(*fit)
     assert started.code == 0, started.err
     run = tmp_path / "runs" / path.stem
@@ -196,12 +207,79 @@ def test_what_was_fine_tuned_answers(framework: Framework, here: Path, monkeypat
     assert said.code == 0 and said.out, said.err
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_the_data_of_every_recipe_can_be_shown(path: Path, framework: Framework, here: Path, corpus: Path) -> None:
+    """With the mask that it trains: replies and their ends of fine-tuning, nothing of prompts, all but the first token of a corpus."""
+    words = ["--data.dataset.size", 40] if path in FINE_TUNING else pretraining(path, corpus)
+    shown = framework("data", "show", f"recipes/{path.name}", *words, "--color", "never", "--html", "page.html")
+    assert shown.code == 0, shown.err
+    shown = framework("data", "show", f"recipes/{path.name}", *words, "--color", "never", "--rows", 2)
+    assert shown.code == 0 and "batch 0\n" in shown.out, shown.err
+    trained = re.findall(r"\[\[(.*?)\]\]", shown.out.partition("batch 0")[2], re.DOTALL)
+    if path.stem in ("ppo", "grpo"):
+        assert not trained and "=<|im_end|>\n<|im_start|>assistant\n" in shown.out
+    elif path in FINE_TUNING:
+        assert trained and all(re.fullmatch(r"-?\d+<\|im_end\|>", reply) for reply in trained)
+    else:
+        assert len(trained) == 2
+    assert ("trained" in (here / "page.html").read_text()) and "<h2>batch 0</h2>" in (here / "page.html").read_text()
+
+
 def test_a_recipe_without_its_beginning_says_what_is_missing(framework: Framework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--init_from and the reward model of a shipped recipe are runs in the working directory, wherever the recipe's file is."""
     monkeypatch.chdir(tmp_path)
     for name, beginning in {"sft": "pretrain", "lora-sft": "pretrain", "reward-model": "sft", "dpo": "sft", "ppo": "sft"}.items():
         refused = framework("finetune", "--recipe", name, *SMOKE)
         assert refused.code == 2 and refused.err.startswith(f"error: runs/{beginning} is no model directory"), refused.err
+
+
+@pytest.fixture(scope="session")
+def other_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model with another tokenizer."""
+    directory = tmp_path_factory.mktemp("other") / "judge"
+    network = ScalarHead(lambda **sizes: Transformer(NetworkShape(1, 16, 2), **sizes), Byte().vocab_size, 64)  # type: ignore[call-arg]
+    checkpoint.save(directory, network, Byte(), {})
+    return directory
+
+
+MISTAKES: dict[str, tuple[list[Any], str]] = {
+    "no such beginning": (["sft", "--init_from", "runs/nope"], "runs/nope is no model directory"),
+    "no such recipe": (["pppo"], "there is no recipe 'pppo'; did you mean ppo?"),
+    "no such reward": (
+        ["grpo", "--model.rewards", "[ExactMatsh]"],
+        "there is no ExactMatsh in framework.rewards. Did you mean ExactMatch?",
+    ),
+    "a reward without what it needs": (["grpo", "--model.rewards", "[MatchesPattern]"], "required: pattern"),
+    "weights of other rewards": (["grpo", "--model.reward_weights", "[1, 2]"], "must be 1 finite numbers"),
+    "no judge": (["grpo", "--model.rewards", "[]"], "nothing judges the replies"),
+    "a group of one": (["grpo", "--model.num_generations", 1], "num_generations is 1 and must be at least 2"),
+    "groups that do not fill": (["grpo", "--model.num_generations", 5], "must be a multiple of 5 replies a prompt"),
+    "rollouts that do not fill": (["ppo", "--model.rollout_size", 10], "model.rollout_size (10 replies) must be a multiple of"),
+    "no such reward model": (["ppo", "--model.reward_model", "runs/nope"], "there is no directory runs/nope"),
+    "no reward model": (["ppo", "--model.reward_model", "runs/sft"], "holds a Transformer, which gives no score"),
+    "another's reward model": (["ppo", "--model.reward_model", "OTHER"], "was trained with another tokenizer than the policy's"),
+    "a critic from nowhere": (["ppo", "--model.reward_model", "null"], "critic is reward_model, and there is none"),
+    "no room for replies": (["ppo", "--data.max_new_tokens", 64], "leave room for a prompt in context_length (64)"),
+    "no room for prompts": (["ppo", "--data.max_new_tokens", 63], "40 are too long for context_length 64"),
+    "no chats": (["sft", "--data.chat_template", "null"], "the model has no chat template: name one"),
+    "a model without chats": (["dpo", "--init_from", "runs/pretrain"], "the model has no chat template: name one"),
+    "rows of another kind": (["dpo", "--data.dataset.form", "demonstration"], "no preference"),
+    "no such layer": (["lora-sft", "--model.network.targets", "[q_proj]"], "'q_proj' is the end of no linear layer's name"),
+    "no head": (["reward-model", "--model.network", "Transformer"], "wrap it with --model.network ScalarHead"),
+    "half a loss": (["dpo", "--model.loss_type", "robust"], "loss_type robust needs label_smoothing"),
+    "prompts alone": (["sft", "--data", "Prompts", *PROMPTS], "Prompts hold no replies to train on"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_end_in_one_line(words: list[Any], said: str, framework: Framework, here: Path, other_judge: Path) -> None:
+    name, *further = [other_judge if word == "OTHER" else word for word in words]
+    few = [] if name == "pppo" else ["--data.dataset.size", 40, *SIZES[name]]
+    done = framework("finetune", "--recipe", name, *SMOKE, "--name", "mistake", *few, *further)
+    errors = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert done.code == 2 and len(errors) == 1 and done.err.endswith(f"{errors[0]}\n"), done
+    assert said in errors[0] and "Traceback" not in done.err
+    assert not (here / "runs" / "mistake").exists()
 
 
 SHAPES = {

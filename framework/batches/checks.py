@@ -15,22 +15,22 @@ from framework.batches.types import IGNORE
 from framework.errors import DataError
 
 
-def check_targets(ids_BT: Tensor, targets_BT: Tensor, end_ids: Collection[int], full_length: int, where: str) -> None:
+def check_targets(ids_BT: Tensor, targets_BT: Tensor, end_ids: Collection[int], full_targets: int, where: str) -> None:
     """Raise DataError for a batch in which nothing is trained, or a reply whose end is not: the model would never learn to stop.
 
     Args:
         ids_BT: inputs.
         targets_BT: the token after each, IGNORE where nothing is trained.
         end_ids: what may end a reply.
-        full_length: tokens of a row that may have been cut: there a reply may miss its end.
+        full_targets: places of a row that was cut: at the last of them a reply may miss its end.
         where: names the batch.
     """
     check_any_trained(targets_BT, where)
     for row, (ids, targets) in enumerate(zip(ids_BT.tolist(), targets_BT.tolist())):
         for start, end in trained_spans(targets):
-            if targets[end - 1] in end_ids or end >= full_length:
+            if targets[end - 1] in end_ids or end >= full_targets:
                 continue
-            after = ids[end] if end < len(ids) else None
+            after = ids[end + 1] if end + 1 < len(ids) else None  # the reply's last token is the input at `end`
             hidden = "; the end token follows and is masked: were the labels made from the padding's id?" if after in end_ids else ""
             raise DataError(
                 f"{where}, row {row}: the reply at tokens {start} to {end} is trained without a token that ends it (one of {sorted(end_ids)}){hidden}"

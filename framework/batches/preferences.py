@@ -107,6 +107,11 @@ class Preferences(Records[Pair]):
         most = self.context_length
         return Side(np.array(rendered.ids[:most], dtype=np.int32), np.array(rendered.is_reply[:most], dtype=np.bool_))
 
+    @property
+    def full_targets(self) -> int:
+        """All but the last: every token of a pair is an input."""
+        return self.context_length - 1
+
     def length(self, item: Pair) -> int:
         """Tokens of the longer side."""
         return max(len(item.chosen.ids), len(item.rejected.ids))

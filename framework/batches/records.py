@@ -143,7 +143,12 @@ class Records(Batches, Generic[Item]):
 
     def check(self, batch: Any, where: str) -> None:
         """Raise DataError for a batch that would train nothing, or a reply without its end."""
-        check_targets(batch[0], batch[1], self.examples.end_ids, self.context_length, where)
+        check_targets(batch[0], batch[1], self.examples.end_ids, self.full_targets, where)
+
+    @property
+    def full_targets(self) -> int:
+        """Places of a row that was cut which have a target: all of them, where one more token is a target only."""
+        return self.context_length
 
     def key(self, turns: Turns) -> str:
         """What stands for a prompt in the split."""

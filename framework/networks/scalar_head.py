@@ -8,7 +8,7 @@ Shape legend: B batch, T time, D model width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ from framework.networks.wrapper import Wrapper
 class ScalarHead(Wrapper):
     """A network with a linear layer of one output on its hidden states.
 
-    The score of a sequence is the number at its last token, as mean 0 and deviation 1 where `normalise` has been told.
+    The score of a sequence is one number of those at its tokens, as mean 0 and deviation 1 where `normalise` has been told.
 
     Args:
         base: the network; a reward model begins as the model that its replies come from.
         vocab_size: of the base; null: the tokenizer's.
         context_length: of the base; null: the data's.
+        pooling: which: last: the number at the last token (Ouyang et al. 2022); mean: the mean over the reply's tokens, each of which is
+            then a judge of what came so far (Cobbe et al. 2021 train verifiers so): it learns from few pairs where errors are local.
         zero: begin with a head of zeros; false: with deviation 1 / sqrt(D + 1) (Stiennon et al. 2020), bias 0.
     """
 
@@ -34,9 +36,15 @@ class ScalarHead(Wrapper):
     deviation: Tensor
 
     def __init__(
-        self, base: Callable[[], Network], vocab_size: int | None = None, context_length: int | None = None, zero: bool = False
+        self,
+        base: Callable[[], Network],
+        vocab_size: int | None = None,
+        context_length: int | None = None,
+        pooling: Literal["last", "mean"] = "last",
+        zero: bool = False,
     ) -> None:
         super().__init__()
+        self.pooling: Literal["last", "mean"] = pooling
         self.base: Network = base(vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
         self.vocab_size, self.context_length = self.base.vocab_size, self.base.context_length
         weight_VD = self.base.head_weight_VD
@@ -65,14 +73,24 @@ class ScalarHead(Wrapper):
         values_BT: Tensor = self.head(hidden_BTD)[..., 0]
         return values_BT.to(torch.promote_types(values_BT.dtype, torch.float32))
 
-    def last_values(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """The head's numbers at the sequences' last tokens, [B]; padding on the right is not looked at."""
-        hidden_BTD = self(ids_BT)
-        return self.values(hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
+    def pooled_values(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor) -> Tensor:
+        """One number for each sequence, [B], as it is; padding on the right is not looked at.
 
-    def scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Normalised scores of sequences, [B]."""
-        return (self.last_values(ids_BT, lengths_B) - self.mean) / self.deviation
+        Args:
+            ids_BT: the sequences.
+            lengths_B: tokens of each.
+            starts_B: tokens before each one's reply.
+        """
+        hidden_BTD = self(ids_BT)
+        if self.pooling == "last":
+            return self.values(hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
+        places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        of_reply_BT = (places_T >= starts_B[:, None]) & (places_T < lengths_B[:, None])
+        return (self.values(hidden_BTD) * of_reply_BT).sum(1) / of_reply_BT.sum(1)
+
+    def scores(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor) -> Tensor:
+        """Normalised scores of sequences, [B]; arguments as of `pooled_values`."""
+        return (self.pooled_values(ids_BT, lengths_B, starts_B) - self.mean) / self.deviation
 
     def normalise(self, mean: float, deviation: float) -> None:
         """Give scores of this mean and deviation the mean 0 and the deviation 1; kept with the weights."""
@@ -83,7 +101,7 @@ class ScalarHead(Wrapper):
 
     @property
     def init_args(self) -> dict[str, Any]:
-        return {"base": as_part(self.base)}
+        return {"base": as_part(self.base), "pooling": self.pooling}
 
     def roles(self) -> dict[str, Role]:
         return {**{f"base.{name}": role for name, role in self.base.roles().items()}, "head.weight": "matrix", "head.bias": "vector"}

@@ -117,14 +117,15 @@ class Judge:
             ids_BT = torch.full((len(numbers), len(rows[numbers[0]])), self.tokenizer.pad_id, device=device)
             for place, number in enumerate(numbers):
                 ids_BT[place, : len(rows[number])] = torch.tensor(rows[number], device=device)
-            scores_S[numbers] = self._scores(ids_BT, lengths_B)
+            starts_B = torch.tensor([len(questions[number].ids) for number in numbers], device=device)
+            scores_S[numbers] = self._scores(ids_BT, lengths_B, starts_B)
         return scores_S
 
-    def _scores(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    def _scores(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor) -> Tensor:
         assert self.reward_model is not None
         network = self.reward_model.network
         assert isinstance(network, ScalarHead)
-        scores_B: Tensor = self.reward_model.run(lambda _: network.scores(ids_BT, lengths_B))
+        scores_B: Tensor = self.reward_model.run(lambda _: network.scores(ids_BT, lengths_B, starts_B))
         return scores_B.to(SCORE).cpu()
 
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from framework.batches.preferences import Preferences
-from framework.batches.types import PairBatch
+from framework.batches.types import IGNORE, PairBatch
 from framework.errors import ConfigError
 from framework.losses import preference_loss
 from framework.networks.base import Network
@@ -71,9 +71,14 @@ class RewardModel(Recipe):
             )
         return network
 
+    def _values(self, batch: PairBatch) -> Tensor:
+        """The head's numbers, [R]; a reply starts after the first place whose target is trained."""
+        starts_R = (batch.targets_RT != IGNORE).int().argmax(1) + 1
+        return self.network.pooled_values(batch.ids_RT, batch.lengths_R, starts_R)
+
     def objective(self, batch: PairBatch) -> Objective:
         """Summed loss of the pairs, nats, and their number."""
-        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).chunk(2)
+        chosen_B, rejected_B = self._values(batch).chunk(2)
         loss_B = preference_loss(chosen_B, rejected_B, batch.margins_B)
         if self.center_rewards_coefficient:
             loss_B = loss_B + self.center_rewards_coefficient * (chosen_B + rejected_B).square()
@@ -88,7 +93,7 @@ class RewardModel(Recipe):
 
     def evaluate(self, batch: PairBatch) -> None:
         """Add a validation batch."""
-        chosen_B, rejected_B = self.network.last_values(batch.ids_RT, batch.lengths_R).chunk(2)
+        chosen_B, rejected_B = self._values(batch).chunk(2)
         self.metric.update(preference_loss(chosen_B, rejected_B), chosen_B - rejected_B, batch.weights_B)
 
     def flops_per_item(self) -> float | None:
@@ -113,6 +118,6 @@ class RewardModel(Recipe):
             pairs = data.train[start : start + data.batch_size]
             batch = data.collate(range(start, start + len(pairs)), pairs, len(pairs))
             batch = data.transfer_batch_to_device(batch, self.device, 0)
-            values.append(self.network.last_values(batch.ids_RT, batch.lengths_R).double())
+            values.append(self._values(batch).double())
         every = torch.cat(values)
         return every.mean().item(), every.std().item() or 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from framework.commands.compose import Composition, absolute_paths, compose
 from framework.errors import ConfigError, UserError
@@ -117,6 +118,18 @@ def test_each_part_of_a_list_keeps_its_own_arguments(base: str, tmp_path: Path) 
     loggers = composition.get("trainer.logger")
     assert [logger["class_path"].rpartition(".")[2] for logger in loggers] == ["CSVLogger", "TensorBoardLogger"]
     assert loggers[0]["init_args"] == {"name": "one"}
+
+
+def test_a_file_names_runs_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data stand beside the file that names them; runs are where they are made, wherever a recipe is installed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shipped").mkdir()
+    init_args = {"reward_model": "runs/judge", "path": "words.txt"}
+    (tmp_path / "shipped" / "recipe.yaml").write_text(yaml.safe_dump({"init_from": "runs/sft", "model": {"init_args": init_args}}))
+    config = compose(["--config", "shipped/recipe.yaml"]).config
+    assert config["init_from"] == "runs/sft"
+    assert config["model"]["init_args"] == {"reward_model": "runs/judge", "path": "shipped/words.txt"}
+    assert absolute_paths(config)["model"]["init_args"]["reward_model"] == f"{tmp_path}/runs/judge"
 
 
 def test_absolute_paths_of_a_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

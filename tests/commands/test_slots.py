@@ -29,6 +29,7 @@ from framework.registry import UnknownPlugin
         ("model.network.shape", None),
         ("metadata", None),
         ("model.seed", None),
+        ("model.reward_model", None),
     ],
 )
 def test_families_of_keys(key: str, family: str | None) -> None:

@@ -316,7 +316,9 @@ def test_a_reward_model_s_base_is_merged(tmp_path: Path) -> None:
     assert isinstance(found, ScalarHead) and type(found.base) is Transformer
     lengths = torch.tensor([16, 9])
     with torch.no_grad():
-        torch.testing.assert_close(found.scores(IDS_BT, lengths), network.scores(IDS_BT, lengths), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            found.scores(IDS_BT, lengths, 0 * lengths), network.scores(IDS_BT, lengths, 0 * lengths), rtol=0, atol=1e-5
+        )
 
 
 # peft itself

@@ -2,8 +2,9 @@
 
     python interrupted.py SPECIFICATION
 
-The specification is JSON: `runs`, a list of {arguments, ranks, action}; `log`, the run's metrics.jsonl; `output`, a file. An action is `whole`, or
-`SIGNAL@STEP[+SECONDS]`: send the signal to every rank once the run has logged that step. Prints the exit codes of each run's ranks as JSON.
+The specification is JSON: a list of {arguments, ranks, action, folder, log, output}, carried out in turn: `folder` is the working directory, `log`
+the run's metrics.jsonl, `output` a file. An action is `whole`, or `SIGNAL@STEP[+SECONDS]`: send the signal to every rank once the run has logged
+that step. Prints the exit codes of each run's ranks as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ def logged_step(log: Path) -> int:
     return int(json.loads(lines[-1])["step"]) if lines else 0
 
 
-def child(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
+def has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def child(arguments: list[str], folder: Path, output: Path, environment: dict[str, str]) -> None:
+    os.chdir(folder)
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -44,7 +50,7 @@ def child(arguments: list[str], output: Path, environment: dict[str, str]) -> No
     os._exit(code)
 
 
-def start(arguments: list[str], ranks: int, output: Path) -> list[int]:
+def start(arguments: list[str], ranks: int, folder: Path, output: Path) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -53,19 +59,20 @@ def start(arguments: list[str], ranks: int, output: Path) -> list[int]:
         environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"} if ranks > 1 else {}
         pid = os.fork()
         if pid == 0:
-            child(arguments, output, environment)
+            child(arguments, folder, output, environment)
         children.append(pid)
     return children
 
 
-def run(specification: dict[str, Any], log: Path, output: Path) -> list[int]:
-    children = start(specification["arguments"], specification.get("ranks", 1), output)
+def run(specification: dict[str, Any]) -> list[int]:
+    folder, output, log = (Path(specification[name]) for name in ("folder", "output", "log"))
+    children = start(specification["arguments"], specification.get("ranks", 1), folder, output)
     action = specification.get("action", "whole")
     if action != "whole":
         name, _, rest = action.partition("@")
         step, _, delay = rest.partition("+")
         deadline = time.monotonic() + 60
-        while logged_step(log) < int(step) and time.monotonic() < deadline:
+        while logged_step(log) < int(step) and not any(map(has_ended, children)) and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(float(delay or 0))
         for pid in children:
@@ -74,5 +81,4 @@ def run(specification: dict[str, Any], log: Path, output: Path) -> list[int]:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    print(json.dumps([run(one, Path(given["log"]), Path(given["output"])) for one in given["runs"]]))
+    print(json.dumps([run(one) for one in json.loads(sys.argv[1])]))

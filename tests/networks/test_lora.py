@@ -280,7 +280,9 @@ def test_inside_another_network() -> None:
     plain, lengths = without_adapters(network), torch.tensor([30, 48])
     assert type(plain) is ScalarHead and type(plain.base) is Transformer
     assert without_adapters(plain) is plain
-    torch.testing.assert_close(plain.scores(ids_of(), lengths), network.scores(ids_of(), lengths), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        plain.scores(ids_of(), lengths, 0 * lengths), network.scores(ids_of(), lengths, 0 * lengths), rtol=0, atol=1e-5
+    )
     assert isinstance(network.base, LoRA)
     state = network.state_dict()
     assert "head.weight" in state and not [name for name in state if name.startswith("base.base.") and ".adapters." not in name]

@@ -29,13 +29,18 @@ def head(zero: bool = False) -> ScalarHead:
 
 def test_the_score_is_that_of_the_last_token_whatever_the_padding(data: Data) -> None:
     """TRAP-43, 44."""
-    scorer = head().double()
-    rows = [[1, 2, 3], [4, 256, 5, 6, 256], [7]]  # the padding's id in the middle too
-    alone = [scorer.scores(torch.tensor([row]), torch.tensor([len(row)])) for row in rows]
-    for pad in (256, 0):
-        ids = torch.tensor([row + [pad] * (8 - len(row)) for row in rows])
-        together = scorer.scores(ids, torch.tensor([3, 5, 1]))
-        torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=0)
+    rows, starts = [[1, 2, 3], [4, 256, 5, 6, 256], [7]], torch.tensor([1, 2, 0])  # the padding's id in the middle too
+    for pooling in ("last", "mean"):
+        scorer = head().double()
+        scorer.pooling = pooling
+        alone = [scorer.scores(torch.tensor([row]), torch.tensor([len(row)]), starts[at : at + 1]) for at, row in enumerate(rows)]
+        numbers = [scorer.values(scorer(torch.tensor([row])))[0] for row in rows]
+        expected = [each[-1] if pooling == "last" else each[int(starts[at]) :].mean() for at, each in enumerate(numbers)]
+        torch.testing.assert_close(torch.cat(alone), torch.stack(expected), atol=1e-12, rtol=0)
+        for pad in (256, 0):
+            ids = torch.tensor([row + [pad] * (8 - len(row)) for row in rows])
+            together = scorer.scores(ids, torch.tensor([3, 5, 1]), starts)
+            torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=0)
 
 
 def test_the_head_begins_as_published() -> None:
@@ -58,7 +63,9 @@ def test_normalised_scores_are_kept_in_the_model(data: Data, train: Any, tmp_pat
     loaded = checkpoint.load_network(tmp_path / "model")
     assert isinstance(loaded, ScalarHead)
     sides = [side for pair in recipe.data.train for side in (pair.chosen, pair.rejected)]
-    scores = torch.cat([loaded.scores(torch.tensor(side.ids[None].astype("int64")), torch.tensor([len(side.ids)])) for side in sides])
+    scores = torch.cat(
+        [loaded.scores(torch.tensor(side.ids[None].astype("int64")), torch.tensor([len(side.ids)]), torch.tensor([0])) for side in sides]
+    )
     assert scores.mean().item() == pytest.approx(0.0, abs=1e-4) and scores.std().item() == pytest.approx(1.0, abs=1e-4)
 
 
