@@ -17,7 +17,7 @@ from framework.batches.demonstrations import Demonstrations
 from framework.batches.preferences import Preferences
 from framework.batches.prompts import Prompts
 from framework.commands.lightning_cli import TRAINER_DEFAULTS
-from framework.datasets.arithmetic import Arithmetic
+from framework.datasets.json_lines import JsonLines
 from framework.networks.lora import LoRA
 from framework.networks.scalar_head import ScalarHead
 from framework.networks.shape import NetworkShape
@@ -86,10 +86,13 @@ def adamw(groups: Any) -> AdamW:
     return AdamW(groups, lr=3e-3)
 
 
-def sums(form: Any, **settings: Any) -> Any:
-    """200 sums of one digit as a DataModule of what they are."""
+def sums(form: str, folder: Path, **settings: Any) -> Any:
+    """A hundred sums of one digit as a DataModule of what they are."""
     kind: Any = {"demonstration": Demonstrations, "preference": Preferences, "prompt": Prompts}[form]
-    dataset = Arithmetic(operations="+-", digits=1, size=200, form=form)
+    rows = [(f"{one}+{other}=", str(one + other), str(3 * (one + other) + 1)) for one in range(10) for other in range(10)]
+    names = {"demonstration": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected"), "prompt": ("prompt",)}[form]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(dict(zip(names, row))) + "\n" for row in rows))
+    dataset = JsonLines(str(folder / "sums.jsonl"))
     return kind(dataset, Byte(), context_length=24, validation_fraction=0.0, **{"batch_size": 8, **settings})
 
 
@@ -102,10 +105,10 @@ def judge(folder: Path) -> Path:
 
 POLICY: dict[str, Any] = {"optimizer": adamw, "scheduler": Cosine(warmup_steps=5), "rollout_size": 32, "temperature": 1.0}
 RUNS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
-    "sft": lambda _: (SFT(network, adamw, Cosine(warmup_steps=5)), sums("demonstration", batch_size=2)),
-    "lora-sft": lambda _: (SFT(adapted, adamw, Cosine(warmup_steps=5)), sums("demonstration", batch_size=2)),
-    "reward-model": lambda _: (RewardModel(scored, adamw, center_rewards_coefficient=0.01), sums("preference")),
-    "dpo": lambda _: (DPO(network, adamw, Cosine(warmup_steps=5)), sums("preference")),
+    "sft": lambda folder: (SFT(network, adamw, Cosine(warmup_steps=5)), sums("demonstration", folder, batch_size=2)),
+    "lora-sft": lambda folder: (SFT(adapted, adamw, Cosine(warmup_steps=5)), sums("demonstration", folder, batch_size=2)),
+    "reward-model": lambda folder: (RewardModel(scored, adamw, center_rewards_coefficient=0.01), sums("preference", folder)),
+    "dpo": lambda folder: (DPO(network, adamw, Cosine(warmup_steps=5)), sums("preference", folder)),
     "ppo": lambda folder: (
         PPO(
             network,
@@ -118,11 +121,11 @@ RUNS: dict[str, Callable[[Path], tuple[Any, Any]]] = {
             score_scaling="running",
             **POLICY,
         ),
-        sums("prompt", max_new_tokens=6),
+        sums("prompt", folder, max_new_tokens=6),
     ),
-    "grpo": lambda _: (
+    "grpo": lambda folder: (
         GRPO(network, rewards=[Brevity(free=0, cut=1.0)], num_generations=4, num_iterations=2, beta=0.1, **POLICY),
-        sums("prompt", max_new_tokens=6),
+        sums("prompt", folder, max_new_tokens=6),
     ),
 }
 

@@ -22,10 +22,13 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def moments(count: int) -> list[str]:
-    """SIGKILL at as many random moments, another SIGTERM among them; a failure prints them."""
+    """SIGTERM and then SIGKILL at as many random moments; a failure prints them.
+
+    SIGTERM comes first: a resumed run's log is there before the run answers to it.
+    """
     draw = random.Random()
     steps = sorted(draw.sample(range(1, FINE_TUNING_STEPS - 20), count + 1))
-    signals = draw.sample(["SIGKILL"] * count + ["SIGTERM"], count + 1)
+    signals = ["SIGTERM", *["SIGKILL"] * count]
     return [f"{signal}@{step}+{draw.uniform(0, 0.05):.3f}" for signal, step in zip(signals, steps, strict=True)]
 
 
