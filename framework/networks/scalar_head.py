@@ -46,6 +46,8 @@ class ScalarHead(Wrapper):
         super().__init__()
         self.pooling: Literal["last", "mean"] = pooling
         self.base: Network = base(vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
+        if isinstance(self.base, ScalarHead):
+            raise ValueError("its base gives scores already: start from the model that the reward model was made of")
         self.vocab_size, self.context_length = self.base.vocab_size, self.base.context_length
         weight_VD = self.base.head_weight_VD
         width = weight_VD.shape[1]

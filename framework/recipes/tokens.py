@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from framework.batches.base import Batches
 from framework.batches.types import IGNORE, TokenBatch
+from framework.errors import ConfigError
 from framework.losses import next_token, token_statistics
+from framework.networks.base import Network
+from framework.networks.scalar_head import ScalarHead
 from framework.recipes.metrics import TokenMetrics
 from framework.recipes.recipe import Objective, Recipe
 
@@ -20,6 +24,15 @@ class TokenPrediction(Recipe):
     """Next-token prediction; the loss is the mean over all trained tokens of an optimizer step, micro-batches and ranks together."""
 
     _byte_lengths_V: Tensor | None = None
+
+    def build_network(self, data: Batches) -> Network:
+        """The network, which must write: a reward model is none."""
+        network = super().build_network(data)
+        if isinstance(network, ScalarHead):
+            raise ConfigError(
+                f"{type(self).__name__} trains a network that writes, and this one gives scores: start from the model it was made of."
+            )
+        return network
 
     def objective(self, batch: TokenBatch) -> Objective:
         """Summed negative log-likelihood of the targets, nats, and the number of targets."""

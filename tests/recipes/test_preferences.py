@@ -218,3 +218,13 @@ def test_accumulation_is_invisible(make: Any, kind: str, data: Data, train: Any)
 def test_settings_that_make_no_sense(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         DPO(network, **arguments)
+
+
+def test_a_reward_model_is_no_base() -> None:
+    with pytest.raises(ValueError, match="scores already"):
+        ScalarHead(lambda **_: head())  # type: ignore[arg-type]
+
+
+def test_a_reward_model_does_not_write(data: Data, train: Any) -> None:
+    with pytest.raises(ConfigError, match="gives scores"):
+        train(SFT(scored, adamw()), data.demonstrations())
