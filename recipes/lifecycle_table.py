@@ -16,7 +16,7 @@ WINDOW = 5  # rollouts at each end that are averaged
 
 
 def right(run: Path) -> dict[str, Any]:
-    """Share of the held-out sums that greedy replies get right: value, low, high, n."""
+    """Share of the held-out sums that replies get right: value, low, high, n."""
     metrics: dict[str, Any] = json.loads((run / "evaluation.json").read_text())["results"][0]["metrics"]["accuracy"]
     return metrics
 
