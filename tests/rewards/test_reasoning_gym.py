@@ -17,7 +17,7 @@ needs_package = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is 
 
 @pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is not None, reason="reasoning-gym is there")
 def test_without_the_package() -> None:
-    with pytest.raises(ConfigError, match="pip install reasoning-gym"):
+    with pytest.raises(ConfigError, match=r"framework\[reason\]"):
         ReasoningGym()
 
 
