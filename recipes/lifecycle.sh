@@ -48,7 +48,7 @@ judge dpo
 
 stage "GRPO, the answers checked"
 run finetune --recipe grpo --init_from "$RUNS/sft" $(sums prompt 0 9500) $(held_out prompt) \
-    --data.context_length 16 --data.max_new_tokens 6 --trainer.max_steps 640
+    --data.context_length 16 --data.max_new_tokens 6 --model.optimizer.lr 2e-4 --trainer.max_steps 640
 judge grpo
 
 stage "done"
