@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[list[Any], str]] = {
     "no room for prompts": (["ppo", "--data.max_new_tokens", 63], "40 are too long for context_length 64"),
     "no chats": (["sft", "--data.chat_template", "null"], "the model has no chat template: name one"),
     "a model without chats": (["dpo", "--init_from", "runs/pretrain"], "the model has no chat template: name one"),
-    "rows of another kind": (["dpo", "--data.dataset.form", "demonstration"], "no preference"),
+    "rows of another kind": (["dpo", "--data.dataset.form", "demonstration", "--data.dataset.wrong_answers", 1], "no preference"),
     "no such layer": (["lora-sft", "--model.network.targets", "[q_proj]"], "'q_proj' is the end of no linear layer's name"),
     "no head": (["reward-model", "--model.network", "Transformer"], "wrap it with --model.network ScalarHead"),
     "half a loss": (["dpo", "--model.loss_type", "robust"], "loss_type robust needs label_smoothing"),
