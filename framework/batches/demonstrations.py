@@ -8,25 +8,17 @@ Shape legend: B rows, T tokens a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from framework.batches import bins
-from framework.batches.records import Encoded, Records, TooLong
+from framework.batches.records import Encoded, Example, Records, TooLong
 from framework.batches.types import IGNORE, TokenBatch
 from framework.datasets.base import Row, Rows
 from framework.datasets.records import demonstration
 from framework.tokenizers.base import Tokenizer
-
-
-class Example(NamedTuple):
-    """A demonstration's tokens and which of them belong to a reply; both [tokens]."""
-
-    ids: NDArray[np.int32]
-    is_reply: NDArray[np.bool_]
 
 
 class Demonstrations(Records[Example]):
@@ -93,11 +85,11 @@ class Demonstrations(Records[Example]):
         rendered = self.examples.demonstration(record)
         most = self.context_length + 1  # the last token is a target only
         was_cut = len(rendered.ids) > most
-        ids, is_reply = np.array(rendered.ids[:most], dtype=np.int32), np.array(rendered.is_reply[:most], dtype=np.bool_)
+        example = Example.beginning(rendered, most)
         key = self.key(record.prompt) if record.prompt else self.key(record.reply)
-        if (was_cut and self.too_long == "drop") or not is_reply[1:].any():
+        if (was_cut and self.too_long == "drop") or not example.is_reply[1:].any():
             return Encoded(key, None)
-        return Encoded(key, Example(ids, is_reply), was_cut)
+        return Encoded(key, example, was_cut)
 
     def length(self, item: Example) -> int:
         """Inputs: all tokens but the last."""

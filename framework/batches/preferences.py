@@ -12,28 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from framework.batches.records import Encoded, Records, TooLong
+from framework.batches.records import Encoded, Example, Records, TooLong
 from framework.batches.types import IGNORE, PairBatch
-from framework.chat.rendered import Rendered
 from framework.datasets.base import Row, Rows
 from framework.datasets.records import preference
 from framework.tokenizers.base import Tokenizer
 
 
-class Side(NamedTuple):
-    """A prompt with one reply: its tokens and which belong to the reply; both [tokens]."""
-
-    ids: NDArray[np.int32]
-    is_reply: NDArray[np.bool_]
-
-
 class Pair(NamedTuple):
     """A preference, ready for a batch."""
 
-    chosen: Side
-    rejected: Side
+    chosen: Example
+    rejected: Example
     margin: float
 
 
@@ -97,15 +88,11 @@ class Preferences(Records[Pair]):
         record = preference(row)
         both = self.examples.preference(record)
         was_cut = any(len(side.ids) > self.context_length for side in both)
-        chosen, rejected = (self._side(rendered) for rendered in both)
+        chosen, rejected = (Example.beginning(rendered, self.context_length) for rendered in both)
         key = self.key(record.prompt)
         if (was_cut and self.too_long == "drop") or not (chosen.is_reply.any() and rejected.is_reply.any()):
             return Encoded(key, None)
         return Encoded(key, Pair(chosen, rejected, record.margin or 0.0), was_cut)
-
-    def _side(self, rendered: Rendered) -> Side:
-        most = self.context_length
-        return Side(np.array(rendered.ids[:most], dtype=np.int32), np.array(rendered.is_reply[:most], dtype=np.bool_))
 
     @property
     def full_targets(self) -> int:

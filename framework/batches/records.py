@@ -21,7 +21,9 @@ from framework.batches import order
 from framework.batches.base import Batches
 from framework.batches.checks import check_targets
 from framework.batches.loader import ENDLESS, Loader, share
+from framework.batches.split import drawn
 from framework.chat.examples import Examples
+from framework.chat.rendered import Rendered
 from framework.chat.template import ChatTemplate
 from framework.datasets.base import Row, Rows
 from framework.datasets.records import Turns, read
@@ -31,6 +33,18 @@ from framework.tokenizers.base import Tokenizer
 Item = TypeVar("Item")
 TooLong = Literal["truncate", "drop"]
 BUCKET_BATCHES = 64  # batches whose examples are sorted by length together
+
+
+class Example(NamedTuple):
+    """Tokens of a prompt with its reply, and which of them belong to the reply; both [tokens]."""
+
+    ids: NDArray[np.int32]
+    is_reply: NDArray[np.bool_]
+
+    @classmethod
+    def beginning(cls, rendered: Rendered, most: int) -> Example:
+        """The first `most` tokens of what was rendered."""
+        return cls(np.array(rendered.ids[:most], dtype=np.int32), np.array(rendered.is_reply[:most], dtype=np.bool_))
 
 
 class Encoded(NamedTuple, Generic[Item]):
@@ -122,7 +136,7 @@ class Records(Batches, Generic[Item]):
         held_out = [] if self.validation_dataset is None else read(self.validation_dataset, self.encode, self.max_bad_rows)
         usable = [each for each in encoded if each.item is not None]
         if self.validation_dataset is None and self.validation_fraction:
-            chosen = [_drawn(each.key) < self.validation_fraction for each in usable]
+            chosen = [drawn(each.key.encode()) < self.validation_fraction for each in usable]
             if len(usable) > 1 and (not any(chosen) or all(chosen)):  # too few for chance: the last ones
                 chosen = [number >= max(1, int(len(usable) * (1 - self.validation_fraction))) for number in range(len(usable))]
             held_out = [each for each, out in zip(usable, chosen) if out]
@@ -256,8 +270,3 @@ class _Numbered(IterableDataset[Any]):
         make = getattr(self.records, self.side)
         for number in share(self.numbers):
             yield make(number)
-
-
-def _drawn(key: str) -> float:
-    """A number in [0, 1) that a text decides."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64

@@ -109,8 +109,7 @@ class SplitDocuments:
             yield Piece("validation", document.text)
 
     def _hashed_side(self, encoded: bytes) -> Side:
-        drawn = int.from_bytes(hashlib.sha256(encoded).digest()[:8]) / 2**64
-        return "validation" if drawn < self.validation_fraction else "train"
+        return "validation" if drawn(encoded) < self.validation_fraction else "train"
 
     @cached_property
     def _survey(self) -> _Survey:
@@ -127,6 +126,11 @@ class SplitDocuments:
         by_hash = self.method == "hash" and (self.validation_fraction == 0 or len(sides) == 2)
         train_characters = None if by_hash else _tail_cut(characters, self.validation_fraction)
         return _Survey(total_bytes, train_characters)
+
+
+def drawn(content: bytes) -> float:
+    """A number in [0, 1) that a content decides: what it says of one fraction agrees with what it says of every other."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) / 2**64
 
 
 def _tail_cut(characters: int, fraction: float) -> int:

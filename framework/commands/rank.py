@@ -63,11 +63,7 @@ def rank(
     if agreement is not None:
         if directory or prompts or output:
             raise ConfigError("--agreement stands alone: framework rank --agreement NAME.jsonl")
-        from framework.ranking.agreement import agreement as measure
-        from framework.ranking.ledger import read_rankings
-
-        print(measure(read_rankings(agreement)))
-        return 0
+        return _tell_agreement(agreement)
     if len(directory) != 1 or prompts is None or output is None:
         raise ConfigError("framework rank needs a model, prompts and an output: framework rank DIR --prompts FILE --output NAME.jsonl")
     if not 2 <= samples <= 9:
@@ -94,6 +90,14 @@ def rank(
     code = _serve(session, ledger, rater, host, port)
     _report(session, ledger, output)
     return code
+
+
+def _tell_agreement(output: Path) -> int:
+    from framework.ranking.agreement import agreement
+    from framework.ranking.ledger import read_rankings
+
+    print(agreement(read_rankings(output)))
+    return 0
 
 
 def read_turns(path: Path) -> list[Turns]:

@@ -104,13 +104,18 @@ def create_app(session: Session, ledger: Ledger, rater: str, limits: Limits, tok
         found = agreement(ledger.rankings.values())
         return JSONResponse({**vars(found), "text": str(found)})
 
+    _guard(app, limits, token)
+    return app
+
+
+def _guard(app: FastAPI, limits: Limits, token: str | None) -> None:
+    """What every request passes, the last named first."""
     install(app)
     app.add_exception_handler(UserError, _refuse)
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes, seconds=limits.read_seconds)
     app.add_middleware(SameOrigin)
     app.add_middleware(Gate, api_key=token)
     app.add_middleware(AccessLog)
-    return app
 
 
 @cache

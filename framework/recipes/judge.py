@@ -18,9 +18,8 @@ from framework import checkpoint
 from framework.batches.prompts import Question
 from framework.errors import CheckpointError, ConfigError
 from framework.generation.directory import model_directory
-from framework.networks.base import Network
 from framework.networks.scalar_head import ScalarHead
-from framework.recipes.frozen import Frozen
+from framework.recipes.frozen import frozen
 from framework.recipes.writer import Reply
 from framework.rewards.base import Reward, Sample
 from framework.rewards.runner import Failure, Rewards
@@ -76,7 +75,7 @@ class Judge:
         self.functions = (
             Rewards(list(rewards), None if weights is None else list(weights), timeout_seconds, max_failures) if rewards else None
         )
-        self.reward_model = None if reward_model is None else Frozen(load_reward_model(reward_model, tokenizer))
+        self.reward_model = None if reward_model is None else frozen(load_reward_model(reward_model, tokenizer))
 
     def to(self, device: torch.device) -> None:
         """Move the reward model."""
@@ -97,7 +96,7 @@ class Judge:
             parts = {name: _numbers(column) for name, column in said.columns.items()}
             scores_S = scores_S + _numbers(said.totals)
         if self.reward_model is not None:
-            parts["reward_model"] = self._by_model(questions, replies, device)
+            parts["reward_model"] = self._by_model(self.reward_model, questions, replies, device)
             scores_S = scores_S + self.reward_model_weight * parts["reward_model"]
         return Judgement(scores_S, parts)
 
@@ -106,8 +105,8 @@ class Judge:
         text = self.tokenizer.decode(reply.ids[:-1] if reply.finished else reply.ids)
         return Sample(question.text, text, reply.finished, question.fields)
 
-    def _by_model(self, questions: Sequence[Question], replies: Sequence[Reply], device: torch.device) -> Tensor:
-        assert self.reward_model is not None
+    @torch.no_grad()
+    def _by_model(self, network: ScalarHead, questions: Sequence[Question], replies: Sequence[Reply], device: torch.device) -> Tensor:
         rows = [[*question.ids, *reply.ids] for question, reply in zip(questions, replies, strict=True)]
         longest_first = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
         scores_S = torch.zeros(len(rows), dtype=SCORE)
@@ -118,15 +117,8 @@ class Judge:
             for place, number in enumerate(numbers):
                 ids_BT[place, : len(rows[number])] = torch.tensor(rows[number], device=device)
             starts_B = torch.tensor([len(questions[number].ids) for number in numbers], device=device)
-            scores_S[numbers] = self._scores(ids_BT, lengths_B, starts_B)
+            scores_S[numbers] = network.scores(ids_BT, lengths_B, starts_B).to(SCORE).cpu()
         return scores_S
-
-    def _scores(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor) -> Tensor:
-        assert self.reward_model is not None
-        network = self.reward_model.network
-        assert isinstance(network, ScalarHead)
-        scores_B: Tensor = self.reward_model.run(lambda _: network.scores(ids_BT, lengths_B, starts_B))
-        return scores_B.to(SCORE).cpu()
 
 
 def load_reward_model(directory: Path, tokenizer: Tokenizer) -> ScalarHead:
@@ -137,17 +129,13 @@ def load_reward_model(directory: Path, tokenizer: Tokenizer) -> ScalarHead:
         raise ConfigError(f"model.reward_model: {problem}") from problem
     if not isinstance(network, ScalarHead):
         raise ConfigError(
-            f"model.reward_model {directory} holds a {_kind(network)}, which gives no score: train one with `framework finetune --recipe reward-model`."
+            f"model.reward_model {directory} holds a {type(network).__name__}, which gives no score: train one with `framework finetune --recipe reward-model`."
         )
     if its_tokenizer.fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             f"model.reward_model {directory} was trained with another tokenizer than the policy's: its scores would mean nothing."
         )
     return network
-
-
-def _kind(network: Network) -> str:
-    return type(network).__name__
 
 
 def _numbers(scores: Sequence[float | Failure]) -> Tensor:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from framework.batches.demonstrations import Example, _batch
+from framework.batches.demonstrations import _batch
+from framework.batches.records import Example
 from framework.batches.types import IGNORE, PairBatch, TokenBatch
 from framework.inspection import page, terminal
 from framework.inspection.tokens import ShownRow, prompt_row, shown_rows, token_text

@@ -79,10 +79,10 @@ def test_reference_and_reward_model_never_change(data: Data, train: Any, tmp_pat
     train(recipe, data.prompts(), max_steps=8)
     torch.manual_seed(0)
     fresh = network(vocab_size=recipe.policy.vocab_size, context_length=32)
-    for name, weight in weights(recipe._reference[0]._frozen.network).items():
+    for name, weight in weights(recipe._reference[0].network).items():
         assert torch.equal(weight, dict(fresh.named_parameters())[name]), name
     stored = checkpoint.load_network(tmp_path / "judge")
-    for name, weight in weights(recipe._judge[0].reward_model.network).items():
+    for name, weight in weights(recipe._judge[0].reward_model).items():
         assert torch.equal(weight, dict(stored.named_parameters())[name]), name
     assert any(not torch.equal(weight, dict(fresh.named_parameters())[name]) for name, weight in weights(recipe.policy).items())
 
