@@ -32,8 +32,9 @@ lint:
 types:
 	$(BIN)/mypy
 
+# files side by side, a process each; more threads than processors would only wait for each other
 tests:
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 slow: setup
 	$(BIN)/python -m pytest -m slow
