@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test check lint types tests slow golden wheel clean
+.PHONY: setup demo test check lint types tests slow golden docs wheel clean
 
 setup: $(VENV)/.ready
 
@@ -26,8 +26,8 @@ test: setup check
 check: lint types tests
 
 lint:
-	$(BIN)/ruff check framework tests plugins benchmarks
-	$(BIN)/ruff format --check framework tests plugins benchmarks
+	$(BIN)/ruff check framework tests plugins benchmarks docs
+	$(BIN)/ruff format --check framework tests plugins benchmarks docs
 
 types:
 	$(BIN)/mypy
@@ -42,6 +42,10 @@ slow: setup
 # rewrites the stored numbers; look at the difference before committing it
 golden: setup
 	FRAMEWORK_GOLDEN=write $(BIN)/python -m pytest tests/test_golden.py
+
+# the guide and the reference, into build/docs
+docs: setup
+	$(BIN)/python -m sphinx -W -q docs build/docs
 
 wheel: setup
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -24,7 +24,7 @@ class Arithmetic(Documents, Rows):
     held out.
 
     Args:
-        operations: which there are: any of the characters +-*.
+        operations: which there are: any of the characters `+-*`.
         digits: most digits of the two numbers, which are drawn evenly from all that have no more.
         size: number of rows.
         seed: decides which questions come in which order.

@@ -48,7 +48,7 @@ class Statistics(NamedTuple):
 
 
 class Engine:
-    """Serves any number of requests on one network; a request's reply never depends on its neighbours.
+    """Serves any number of requests on one network; a request's reply never depends on its neighbours::
 
         engine = Engine(network)
         for event in engine.stream(Request(prompt_ids=[1, 2, 3], max_new_tokens=20)):

@@ -34,7 +34,7 @@ MAX_NEW_TOKENS = 128  # where neither the caller nor the model's generation_conf
 
 
 class Generator:
-    """A network and its tokenizer, ready to write.
+    """A network and its tokenizer, ready to write::
 
         generator = Generator.load("runs/pretrain")
         for chunk in generator.stream("def", temperature=0.8, max_new_tokens=50):
