@@ -6,6 +6,8 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from framework.inspection.document import document, token_box
+from framework.inspection.document import facts as listed
 from framework.inspection.tokens import ShownRow, Token
 
 STYLE = Path(__file__).with_name("page.css")
@@ -19,18 +21,13 @@ def page(title: str, facts: Sequence[tuple[str, str]], batches: Sequence[Sequenc
         facts: what to know of the data, by name.
         batches: rows of each.
     """
-    described = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts)
     body = "".join(f"<h2>batch {number}</h2>" + "".join(_row(row) for row in rows) for number, rows in enumerate(batches))
     legend = (
         '<p class="legend"><span class="token">prompt</span><span class="token trained">trained</span>'
         '<span class="token special">special</span><span class="token padding">padding</span> rest the pointer on a token for its id, '
         "position and document; each document begins with a bar, on a line of its own</p>"
     )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
-        f"<h1>{html.escape(title)}</h1><dl>{described}</dl>{legend}{body}</html>\n"
-    )
+    return document(title, listed(facts) + legend + body, STYLE.read_text(encoding="utf-8"))
 
 
 def _row(row: ShownRow) -> str:
@@ -46,6 +43,5 @@ def _box(token: Token, begins: bool) -> str:
     if begins:
         kinds.append("begins")
     about = f"id {token.token_id}, position {token.position}, document {token.document}{', trained' if token.trained else ''}"
-    text = html.escape(token.text).replace("\n", "⏎\n").replace(" ", "\u00a0" if token.text.strip() == "" else " ")
     new_line = "\n" if begins and token.document > 0 else ""
-    return f'{new_line}<span class="{" ".join(["token", *kinds])}" title="{html.escape(about)}">{text or "∅"}</span>'
+    return new_line + token_box(token.text, about, kinds)

@@ -194,11 +194,11 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 
 def environment(run: Run) -> dict[str, Any]:
-    """Versions and plugins, as the model directory has them."""
+    """Versions, plugins and the machine's kind, as the model directory has them."""
     plugins = run.manifest.get("plugins") or run.lineage.get("plugins") or {}
-    versions = run.lineage.get("versions")
-    found = {"framework": run.manifest.get("framework_version"), **(versions if isinstance(versions, dict) else {})}
-    return {**{name: version for name, version in found.items() if version}, "plugins": plugins}
+    machine = run.lineage.get("environment")
+    found = {"framework": run.manifest.get("framework_version"), **(machine if isinstance(machine, dict) else {})}
+    return {**{name: value for name, value in found.items() if value}, "plugins": plugins}
 
 
 def lineage(run: Run) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from framework.optimizers.groups import parameter_groups
 from framework.registry import Registry, registry
 from framework.schedulers.base import Scheduler
 from framework.training.checkpoint_io import FORMAT
+from framework.training.environment import environment
 from framework.training.measures import Measures
 from framework.training.monitor import Monitor
 from framework.training.progress import Progress, StepResult
@@ -313,7 +314,7 @@ class Recipe(LightningModule, ABC):
         return self.network
 
     def lineage(self) -> dict[str, Any]:
-        """What made this network: fingerprints, counters, configuration, plugins."""
+        """What made this network: fingerprints, counters, configuration, plugins, environment."""
         return {
             "recipe": type(self).__name__,
             "tokenizer": self.data.tokenizer.fingerprint,
@@ -321,6 +322,7 @@ class Recipe(LightningModule, ABC):
             "progress": self.progress.state_dict(),
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
             "plugins": self.plugins,
+            "environment": environment(self.trainer.strategy.root_device, self.trainer.world_size),
             "config": self.config,
         }
 
