@@ -7,30 +7,16 @@ from functools import cache
 
 import torch
 
-# dense bf16 tensor-core peaks, FLOP/s, from the vendors' datasheets
-DATASHEET = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "V100": 125e12,
-    "T4": 65e12,
-}
+from framework.planner.hardware import named_by_torch
 
 
 @cache
 def peak_flops(device: torch.device) -> float:
-    """FLOP/s of a device: the datasheet's bf16 rate for a known GPU, else the best of a few large fp32 matrix products."""
+    """FLOP/s of a device: the datasheet's bf16 rate for a known GPU (framework.planner.hardware), else the best of a few large fp32 matrix products."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known, flops in DATASHEET.items():
-            if known in name:
-                return flops
+        known = named_by_torch(torch.cuda.get_device_name(device))
+        if known is not None:
+            return known.half_flops
     return _measured(device)
 
 
