@@ -23,12 +23,13 @@ PACKAGE = ROOT / "framework"
 # a name may import what stands on lower lines, and nothing of its own line but itself
 LAYERS = [
     {"errors", "__version__"},
-    {"registry", "share", "files"},
+    {"registry", "share", "files", "models"},
     {"datasets", "tokenizers", "networks", "losses", "optimizers", "schedulers", "samplers"},
     {"chat"},
     {"batches", "engine", "formats", "checkpoint", "planner"},
     {"constraints"},
     {"generation", "rewards"},
+    {"parity"},
     {"tasks"},
     {"training"},
     {"recipes"},

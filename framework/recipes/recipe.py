@@ -8,14 +8,12 @@ the learning rate, counts, and resumes to the bit. Must not know text or the com
 from __future__ import annotations
 
 import math
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -34,6 +32,7 @@ from framework.training.environment import environment
 from framework.training.measures import Measures
 from framework.training.monitor import Monitor
 from framework.training.progress import Progress, StepResult
+from framework.training.randomness import seed_generators
 
 REGISTRIES = ("tokenizers", "optimizers", "schedulers", "samplers", "recipes", "networks", "datasets", "rewards")
 
@@ -305,9 +304,9 @@ class Recipe(LightningModule, ABC):
         from framework import checkpoint
         from framework.formats import peft
 
-        network, tokenizer, template = self.network_to_save(), self.data.tokenizer, self.data.chat_template
-        checkpoint.save(directory, network, tokenizer, self.lineage(), template=template)
-        peft.save_beside(directory, network, self.lineage(), tokenizer, template)
+        network, lineage, tokenizer, template = self.network_to_save(), self.lineage(), self.data.tokenizer, self.data.chat_template
+        checkpoint.save(directory, network, tokenizer, lineage, template=template)
+        peft.save_beside(directory, network, lineage, tokenizer, template)
 
     def network_to_save(self) -> Network:
         """What the model directory is to hold: the network, or the part of it that is of use without the recipe."""
@@ -374,26 +373,6 @@ def drop_gradients(optimizer: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
-
-
-def seed_generators(seed: int, number: int) -> None:
-    """Seed Python's, numpy's and torch's generators (all devices) from a pair, well mixed (SplitMix64, Steele et al. 2014, twice)."""
-    mixed = split_mix(split_mix(seed % 2**64) ^ number)
-    random.seed(mixed)
-    np.random.seed(mixed % 2**32)
-    torch.default_generator.manual_seed(mixed % 2**63)  # torch.manual_seed asks every backend first: 0.3 ms
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(mixed % 2**63)
-    if torch.backends.mps.is_built():
-        torch.mps.manual_seed(mixed % 2**63)
-
-
-def split_mix(state: int) -> int:
-    """One step of SplitMix64: a permutation of the 64-bit integers in which every bit depends on every other."""
-    state = (state + 0x9E3779B97F4A7C15) % 2**64
-    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return state ^ (state >> 31)
 
 
 def full(tensor: Tensor) -> Tensor:

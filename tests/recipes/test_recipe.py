@@ -10,7 +10,7 @@ import torch
 
 from framework.batches.types import IGNORE
 from framework.errors import ConfigError
-from framework.recipes.recipe import NonFiniteLoss, Recipe, seed_generators
+from framework.recipes.recipe import NonFiniteLoss, Recipe
 from framework.schedulers.base import Scheduler
 
 
@@ -167,15 +167,6 @@ def test_random_numbers_drawn_elsewhere_do_not_change_training(small_run: Any) -
     first, _ = fit(small_run(dropout=0.3))
     second, _ = fit(small_run(dropout=0.3, callbacks=[Draw()]))
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
-
-
-def test_seed_generators_mixes_both_numbers() -> None:
-    drawn = set()
-    for seed in range(5):
-        for number in range(5):
-            seed_generators(seed, number)
-            drawn.add(torch.rand(1).item())
-    assert len(drawn) == 25
 
 
 def test_registries_list_the_parts() -> None:
