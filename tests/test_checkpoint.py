@@ -68,7 +68,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path, shape: NetworkShape, vocab_mult
     assert set(manifest["files"]) == {file.name for file in (tmp_path / "runs" / "model").iterdir()} - {"framework.json"}
     if shape is UNPUBLISHED:
         assert "no Hugging Face architecture expresses it" in summary
-        assert "qk_norm must be off" in summary
+        assert "qk_norm must be false" in summary
         assert not (tmp_path / "runs" / "model" / "config.json").exists()
     else:
         assert f"{network.num_parameters():,} parameters" in summary
@@ -226,7 +226,7 @@ def test_what_is_no_model_says_so(foreign: Path, tmp_path: Path) -> None:
         load_network(tmp_path / "nowhere")
     config = json.loads((foreign / "config.json").read_text())
     (foreign / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
-    with pytest.raises(CheckpointError, match="architecture BertModel; known: GPT2LMHeadModel, LlamaForCausalLM"):
+    with pytest.raises(CheckpointError, match="architecture BertModel; known: .*GPT2LMHeadModel, LlamaForCausalLM"):
         load_network(foreign)
     (foreign / "config.json").write_text(json.dumps(config | {"n_head": 5}))
     with pytest.raises(CheckpointError, match=r"config\.json: width 32 is not divisible"):

@@ -6,9 +6,11 @@ A network's shape and tensors flow in, a Hugging Face config and tensors flow ou
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -19,15 +21,16 @@ from framework.networks.shape import NetworkShape
 
 
 class Entry(NamedTuple):
-    """One of our tensors and where the published architecture keeps it.
+    """One of our tensors, or several in one, and where the published architecture keeps it.
 
     Attributes:
         ours: our name.
-        shape: our tensor's shape; rows of vocabularies included.
+        shape: our tensor's shape; rows of vocabularies included. Of several of ours, their rows together.
         theirs: their names; several share our rows out between them in this order.
         rows: how many of our rows each of them has.
         transposed: they store [in, out] where we store [out, in].
         absent: we have no such tensor: they get zeros, and only zeros are taken from them.
+        further: our further tensors, which share the rows equally with `ours`, after it (Phi-3's gate and up).
     """
 
     ours: str
@@ -36,6 +39,17 @@ class Entry(NamedTuple):
     rows: tuple[int, ...]
     transposed: bool = False
     absent: bool = False
+    further: tuple[str, ...] = ()
+
+    def joined(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Our tensors of this entry, one below the other."""
+        return torch.cat([tensors[name] for name in (self.ours, *self.further)]) if self.further else tensors[self.ours]
+
+    def parted(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Our names, and their tensors out of one such as `joined` makes."""
+        names = (self.ours, *self.further)
+        for name, part in zip(names, tensor.chunk(len(names)), strict=True):
+            yield name, part.contiguous()
 
 
 class Sizes(NamedTuple):
@@ -86,7 +100,7 @@ class Format(ABC):
         """Our tensors (the vocabulary without padding rows) under their names."""
         theirs: dict[str, Tensor] = {}
         for entry in self.table(sizes):
-            ours = tensors["embedding.weight"].new_zeros(entry.shape) if entry.absent else tensors[entry.ours]
+            ours = tensors["embedding.weight"].new_zeros(entry.shape) if entry.absent else entry.joined(tensors)
             for name, part in zip(entry.theirs, torch.split(ours, list(entry.rows)), strict=True):
                 theirs[name] = (part.T if entry.transposed else part).contiguous()
         return theirs
@@ -100,7 +114,7 @@ class Format(ABC):
         for entry in self.table(sizes):
             parts = [self._part(given, name, (rows, *entry.shape[1:]), entry) for name, rows in zip(entry.theirs, entry.rows, strict=True)]
             if not entry.absent:
-                ours[entry.ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+                ours |= entry.parted(torch.cat(parts) if len(parts) > 1 else parts[0])
         if given:
             raise CheckpointError(f"unexpected tensors for {self.architecture}: {_some(sorted(given))}")
         return ours
@@ -127,11 +141,28 @@ def required(config: Mapping[str, Any], name: str) -> Any:
     return config[name]
 
 
+def unexpressed(shape: NetworkShape, said: Collection[str], settled: Mapping[str, Any]) -> list[str]:
+    """Objections to the fields of a shape that a config does not say and that are not what the architecture settles.
+
+    Args:
+        shape: the network's.
+        said: fields for which the config has words.
+        settled: fields that have one value in this architecture; all others have their default in it.
+    """
+    wanted = {field.name: settled.get(field.name, field.default) for field in fields(shape) if field.name not in said}
+    return [f"{name} must be {_in_words(value)}" for name, value in wanted.items() if getattr(shape, name) != value]
+
+
 def refuse(config: Mapping[str, Any], computed: Mapping[str, Sequence[Any]]) -> None:
     """Raise CheckpointError for a field that is present with a value other than those we compute."""
     for name, values in computed.items():
         if name in config and config[name] not in values:
             raise CheckpointError(f"config.json has {name}: {config[name]!r}; supported: {', '.join(map(repr, values))}")
+
+
+def _in_words(value: Any) -> str:
+    """As YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,12 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from framework.errors import CheckpointError
-from framework.formats.base import Entry, Format, Sizes, refuse, required
+from framework.formats.base import Entry, Format, Sizes, refuse, required, unexpressed
 from framework.networks.shape import FeedForwardKind, NetworkShape
 
 ACTIVATIONS: dict[FeedForwardKind, str] = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "relu2": "relu2"}
 ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
 DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+SAID = {  # fields of the shape that its config has words for, or that its tensors show
+    *("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "feedforward", "feedforward_width", "norm_eps", "rotary_theta"),
+    *("qkv_bias", "out_bias", "feedforward_bias", "norm_bias", "tied_embeddings", "dropout"),
+}
 COMPUTED = {  # fields that change the function, and the values we compute
     "activation_function": (*ACTIVATIONS.values(), *ALIASES),
     "scale_attn_weights": (True,),
@@ -36,15 +40,11 @@ class GPT2(Format):
     def objections(self, shape: NetworkShape) -> list[str]:
         """What GPT-2 has no way to say."""
         wanted = {
-            "positions must be learned": shape.positions == "learned",
-            "norm must be layer": shape.norm == "layer",
             f"feedforward must be one of {', '.join(ACTIVATIONS)}": shape.feedforward in ACTIVATIONS,
             "every head must have its own keys and values": shape.kv_heads == shape.num_heads,
             "head_width must be width / num_heads": shape.query_width * shape.num_heads == shape.width,
-            "qk_norm must be off": not shape.qk_norm,
-            "sliding_window must be null": shape.sliding_window is None,
         }
-        return [objection for objection, met in wanted.items() if not met]
+        return [objection for objection, met in wanted.items() if not met] + unexpressed(shape, SAID, {})
 
     def to_config(self, sizes: Sizes) -> dict[str, Any]:
         """GPT-2's fields."""

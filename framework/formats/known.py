@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from framework.errors import CheckpointError
 from framework.formats.base import Format, Sizes
 from framework.networks.base import Network
@@ -12,16 +15,18 @@ FORMATS = "framework.formats"
 
 
 def expressing(network: Network) -> tuple[str | None, str]:
-    """The name of the first format that expresses a network, or None and what each of them objects to."""
+    """The name of the format for a network, the one it was published as before others; or None and what the nearest objects to."""
     if not isinstance(network, Transformer):
         return None, f"formats express Transformer, this is a {type(network).__name__}"
-    objections: list[str] = []
-    for name, form in formats().items():
+    nearest: list[str] | None = None
+    about = "no format is installed"
+    for name, form in sorted(formats().items(), key=lambda item: item[0] != network.published_as):
         found = form.objections(network.shape)
         if not found:
             return name, ""
-        objections.append(f"{name}: {', '.join(found)}")
-    return None, "; ".join(objections)
+        if nearest is None or len(found) < len(nearest):
+            nearest, about = found, f"the nearest is {name}: {', '.join(found)}"
+    return None, about
 
 
 def formats() -> dict[str, Format]:
@@ -39,6 +44,19 @@ def named(name: str) -> Format:
     """The format of a name."""
     form: Format = registry(FORMATS)[name]()
     return form
+
+
+def described(config: Mapping[str, Any]) -> tuple[str, Format, Sizes]:
+    """The name of the format, the format and the sizes of a config.json. Raises CheckpointError for an architecture or a field that is not computed here."""
+    architecture = (config.get("architectures") or ["(none)"])[0]
+    forms = {form.architecture: (name, form) for name, form in formats().items()}
+    if architecture not in forms:
+        raise CheckpointError(f"config.json has the architecture {architecture}; known: {', '.join(forms)}")
+    name, form = forms[architecture]
+    try:
+        return name, form, form.from_config(config)
+    except ValueError as problem:
+        raise CheckpointError(f"config.json: {problem}") from problem
 
 
 def sizes(network: Network) -> Sizes:

@@ -2,11 +2,12 @@
 
     adapter_model.safetensors  A and B of every layer, by the names the published architecture has for it
     adapter_config.json        rank, alpha, dropout, which layers
-    framework.json             the base's SHA-256, lineage, a SHA-256 for every file (peft's own directories have none)
+    framework.json             the base's SHA-256 and what it was made into, lineage, a SHA-256 for every file (peft's own have none)
 
 A LoRA network flows in, a directory flows out, or the other way round. Where several of their layers are one of ours (query, key and
 value), ours has one A for all of them: they get copies of it, and what they bring with an A each becomes one A of all their rows and a B
-of blocks. Must not know trainers or merged models.
+of blocks. Where several of ours are one of theirs (Phi-3's gate and up), the same goes the other way. Must not know trainers or merged
+models.
 
 Shape legend: I inputs, O outputs, R rank.
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from framework.chat import ChatTemplate
 from framework.errors import CheckpointError
-from framework.formats import known, sealed
+from framework.formats import known, peft_rows, sealed, trained_on
 from framework.networks.base import Network
 from framework.networks.lora import LoRA
 from framework.networks.low_rank import Adapter, divisor
@@ -34,6 +35,7 @@ from framework.tokenizers.base import Tokenizer
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."  # what peft puts around the names of the network inside
+Ours = tuple[str, ...]  # our layers, of which the published architecture makes one or several of its own
 COMPUTED: dict[str, Sequence[Any]] = {  # fields that change the function, and the values we compute
     "peft_type": ("LORA",),
     "bias": ("none",),
@@ -41,7 +43,6 @@ COMPUTED: dict[str, Sequence[Any]] = {  # fields that change the function, and t
     "lora_bias": (False, None),
     "use_qalora": (False, None),
     "modules_to_save": (None, []),
-    "trainable_token_indices": (None, []),
     "layer_replication": (None, []),
     "target_parameters": (None, []),
     "alora_invocation_tokens": (None, []),
@@ -49,16 +50,18 @@ COMPUTED: dict[str, Sequence[Any]] = {  # fields that change the function, and t
 
 
 class Place(NamedTuple):
-    """Where the published architecture keeps one of our linear layers.
+    """Where the published architecture keeps one of our linear layers, or several in one.
 
     Attributes:
         theirs: their layers, which share our rows out between them in this order.
         rows: how many of our rows each of them has.
+        num_inputs: columns of ours.
         transposed: they keep [in, out] (GPT-2's Conv1D).
     """
 
     theirs: tuple[str, ...]
     rows: tuple[int, ...]
+    num_inputs: int
     transposed: bool
 
 
@@ -89,19 +92,22 @@ def save_adapter(
     name = name or network.in_use
     if name is None:
         raise CheckpointError("no adapter is in use: name the one to save")
-    adapters, lineage = network.adapters(name), dict(lineage or {})
-    places = _places(network.base)
+    places, lineage = _places(network), dict(lineage or {})
+    adapters, rows = _together(places, network.adapters(name)), network.rows.get(name)
 
     def write(partial: Path) -> str:
         tensors = {key: tensor for at, adapter in adapters.items() for key, tensor in _to_theirs(places[at], adapter)}
+        tensors |= {f"{PREFIX}{key}": tensor for key, tensor in peft_rows.tensors(network.base, rows).items()}
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, partial / WEIGHTS, {"format": "pt"})
         base = _base_path(lineage.get("config"))
-        sealed.write_json(partial / CONFIG, _config(places, adapters) | {"base_model_name_or_path": base})
+        stated = _config(places, adapters) | peft_rows.config(network.base, rows)
+        sealed.write_json(partial / CONFIG, stated | {"base_model_name_or_path": base})
         if tokenizer is not None:
             tokenizer.save(partial)
         if template is not None:
             template.save(partial)
-        sealed.seal(partial, {"adapter": {"base_sha256": network.base_digest}, "lineage": lineage})
+        about = {"base_sha256": network.base_digest, "base": trained_on.described(network.base)}
+        sealed.seal(partial, {"adapter": about, "lineage": lineage})
         return f"LoRA adapter, {sum(tensor.numel() for tensor in tensors.values()):,} parameters"
 
     return sealed.write_whole(directory, write)
@@ -138,13 +144,17 @@ def load_adapter(network: Network, directory: Path, name: str = "default") -> Lo
     directory = sealed.settled(Path(directory))
     if not (directory / CONFIG).is_file():
         raise CheckpointError(f"there is no adapter in {directory} (no {CONFIG})")
-    lora = network if isinstance(network, LoRA) else LoRA.around(network)
     try:
-        if (directory / sealed.MANIFEST).is_file():
-            _check_base(lora, sealed.verify(directory))
+        manifest = sealed.verify(directory) if (directory / sealed.MANIFEST).is_file() else None
         config = sealed.read_json(directory / CONFIG)
-        adapters = _to_ours(_tensors(directory / WEIGHTS), config, lora)
-        lora.put(name, adapters)
+        if manifest is not None and not isinstance(network, LoRA):
+            trained_on.restore(network, manifest.get("adapter", {}).get("base", {}))
+        lora = network if isinstance(network, LoRA) else LoRA.around(network, peft_rows.ids(config))
+        if manifest is not None:
+            _check_base(lora, manifest)
+        tensors = _tensors(directory / WEIGHTS)
+        rows = peft_rows.taken(tensors, PREFIX, lora)
+        lora.put(name, _to_ours(tensors, config, lora), rows)
         lora.use(name)
     except ValueError as problem:
         raise CheckpointError(f"{directory}: {problem}") from problem
@@ -162,7 +172,22 @@ def _to_theirs(place: Place, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
         yield f"{PREFIX}{their}.lora_B.weight", B_OR
 
 
-def _config(places: Mapping[str, Place], adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+def _together(places: Mapping[Ours, Place], adapters: Mapping[str, Adapter]) -> dict[Ours, Adapter]:
+    """The adapters, by the layers that they have together in the published architecture; there several of ours become one."""
+    found: dict[Ours, Adapter] = {}
+    for ours, place in places.items():
+        own = [adapters.get(at) for at in ours]
+        given = next((adapter for adapter in own if adapter is not None), None)
+        if given is not None and len(ours) > 1:
+            parts = [None if adapter is None else _Part(adapter.A_RI, adapter.B_OR, adapter.scaling) for adapter in own]
+            joined = _joined(parts, [sum(place.rows) // len(ours)] * len(ours))
+            found[ours] = _adapter(joined, given.dropout, given.rank_stabilised)
+        elif given is not None:
+            found[ours] = given
+    return found
+
+
+def _config(places: Mapping[Ours, Place], adapters: Mapping[Ours, Adapter]) -> dict[str, Any]:
     """peft's LoraConfig: what most layers have, and the layers that have another rank or alpha."""
     settings = {their: (adapter.rank, adapter.alpha) for at, adapter in adapters.items() for their in places[at].theirs}
     rank, alpha = Counter(settings.values()).most_common(1)[0][0]
@@ -213,17 +238,17 @@ def _to_ours(tensors: dict[str, Tensor], config: Mapping[str, Any], network: LoR
     if not isinstance(config.get("init_lora_weights", True), bool) and config["init_lora_weights"] != "gaussian":
         raise CheckpointError(f"{CONFIG} has init_lora_weights: {config['init_lora_weights']!r}, which may have changed the base")
     stabilised, dropout = bool(config.get("use_rslora")), float(config.get("lora_dropout") or 0.0)
-    weights = dict(network.base.named_parameters())
+    weight_VD = network.head_weight_VD
+    dtype, device = torch.promote_types(weight_VD.dtype, torch.float32), weight_VD.device
     adapters: dict[str, Adapter] = {}
-    for at, place in _places(network.base).items():
-        weight_OI = weights[f"{at}.weight"]
-        shapes = [(rows, weight_OI.shape[1]) for rows in place.rows]
+    for ours, place in _places(network).items():
+        shapes = [(rows, place.num_inputs) for rows in place.rows]
         parts = [_part(tensors, their, shape, config, stabilised) for their, shape in zip(place.theirs, shapes, strict=True)]
         if any(part is not None for part in parts):
             A_RI, B_OR, scaling = _joined(parts, place.rows)
-            dtype = torch.promote_types(weight_OI.dtype, torch.float32)
-            A_RI, B_OR = (matrix.to(weight_OI.device, dtype) for matrix in (A_RI, B_OR))
-            adapters[at] = Adapter(A_RI, B_OR, scaling * divisor(len(A_RI), stabilised), dropout, stabilised)
+            for at, B_part_OR in zip(ours, B_OR.chunk(len(ours)), strict=True):
+                own_A_RI, own_B_OR = (matrix.to(device, dtype, copy=len(ours) > 1) for matrix in (A_RI, B_part_OR))
+                adapters[at] = _adapter(_Part(own_A_RI, own_B_OR, scaling), dropout, stabilised)
     if tensors:
         raise CheckpointError(f"unexpected tensors for a {type(network.base).__name__}: {', '.join(sorted(tensors)[:3])}")
     if not adapters:
@@ -237,6 +262,10 @@ class _Part(NamedTuple):
     A_RI: Tensor
     B_OR: Tensor
     scaling: float
+
+
+def _adapter(part: _Part, dropout: float, stabilised: bool) -> Adapter:
+    return Adapter(part.A_RI, part.B_OR, part.scaling * divisor(len(part.A_RI), stabilised), dropout, stabilised)
 
 
 def _part(tensors: dict[str, Tensor], their: str, shape: tuple[int, int], config: Mapping[str, Any], stabilised: bool) -> _Part | None:
@@ -267,7 +296,7 @@ def _pattern(config: Mapping[str, Any], pattern: str, their: str, field: str) ->
 
 
 def _joined(parts: Sequence[_Part | None], rows: Sequence[int]) -> _Part:
-    """That of our layer from those of theirs; what has no adapter gets rows of zeros."""
+    """That of one layer from those of the layers that it holds; what has no adapter gets rows of zeros."""
     found = [part for part in parts if part is not None]
     first = found[0]
     if len(found) == len(parts) and all(torch.equal(part.A_RI, first.A_RI) and part.scaling == first.scaling for part in found):
@@ -303,16 +332,15 @@ def _check_base(network: LoRA, manifest: Mapping[str, Any]) -> None:
 # what both directions need
 
 
-def _places(base: Network) -> dict[str, Place]:
+def _places(network: LoRA) -> dict[Ours, Place]:
     """Our linear layers -> theirs; by our own names where no published architecture expresses the base."""
-    name, _ = known.expressing(base)
-    matrices = {at.removesuffix(".weight"): tensor for at, tensor in base.named_parameters() if at.endswith(".weight") and tensor.ndim == 2}
+    name, _ = known.expressing(network.base)
     if name is None:
-        return {at: Place((at,), (len(tensor),), False) for at, tensor in matrices.items()}
+        return {(at,): Place((at,), (layer.out_features,), layer.in_features, False) for at, layer in network.linears().items()}
     return {
-        entry.ours.removesuffix(".weight"): Place(
-            tuple(their.removesuffix(".weight") for their in entry.theirs), entry.rows, entry.transposed
+        tuple(at.removesuffix(".weight") for at in (entry.ours, *entry.further)): Place(
+            tuple(their.removesuffix(".weight") for their in entry.theirs), entry.rows, entry.shape[1], entry.transposed
         )
-        for entry in known.named(name).table(known.sizes(base))
+        for entry in known.named(name).table(known.sizes(network.base))
         if entry.ours.endswith(".weight") and len(entry.shape) == 2
     }

@@ -21,7 +21,9 @@ CHUNK_LOGITS = {"cpu": 2**21}  # 8 MiB in fp32, which stays in the last-level ca
 CHUNK_LOGITS_ELSEWHERE = 2**27  # 512 MiB in fp32: few, large products
 
 
-def next_token(hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+def next_token(
+    hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, softcap: float | None = None, chunk_tokens: int | None = None
+) -> Tensor:
     """Sum of -log p(target) over the positions whose target is not IGNORE: nats, a scalar in fp32 (float64 for float64 inputs).
 
     The gradients are made chunk by chunk during the forward pass, with the same products as the plain loss; the backward pass only
@@ -31,24 +33,26 @@ def next_token(hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *
         hidden_BTD: a network's hidden states.
         head_weight_VD: its output matrix.
         targets_BT: the token after each position; IGNORE where nothing is trained.
+        softcap: the network's `logit_softcap`.
         chunk_tokens: tokens whose logits exist at one time; None: as many as suit the vocabulary and the device.
     """
     chunk_tokens = chunk_length(chunk_tokens, head_weight_VD)
     grad_enabled = torch.is_grad_enabled()  # a Function's forward sees it off
-    loss: Tensor = _NextToken.apply(hidden_BTD.flatten(0, -2), head_weight_VD, targets_BT.flatten(), chunk_tokens, grad_enabled)  # type: ignore[no-untyped-call]
+    rows_ND, targets_N = hidden_BTD.flatten(0, -2), targets_BT.flatten()
+    loss: Tensor = _NextToken.apply(rows_ND, head_weight_VD, targets_N, softcap, chunk_tokens, grad_enabled)  # type: ignore[no-untyped-call]
     return loss
 
 
 @torch.no_grad()
 def token_statistics(
-    hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, chunk_tokens: int | None = None
+    hidden_BTD: Tensor, head_weight_VD: Tensor, targets_BT: Tensor, *, softcap: float | None = None, chunk_tokens: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """For evaluation: -log p(target) in nats, and whether the target is the likeliest token (bool); both [B, T], 0 at IGNORE."""
     hidden_ND, weight_VD = matmul_inputs(hidden_BTD.flatten(0, -2), head_weight_VD)
     targets_N = targets_BT.flatten()
     nats_N = torch.empty(targets_N.shape, dtype=wide_type(hidden_ND.dtype), device=hidden_ND.device)
     correct_N = torch.empty(targets_N.shape, dtype=torch.bool, device=hidden_ND.device)
-    for chunk, _, log_probs_CV, _ in _chunks(hidden_ND, weight_VD, chunk_length(chunk_tokens, head_weight_VD)):
+    for chunk, _, log_probs_CV, _, _ in _chunks(hidden_ND, weight_VD, softcap, chunk_length(chunk_tokens, head_weight_VD)):
         nats_N[chunk] = F.nll_loss(log_probs_CV, targets_N[chunk], ignore_index=IGNORE, reduction="none")
         correct_N[chunk] = log_probs_CV.argmax(-1) == targets_N[chunk]
     return nats_N.view(targets_BT.shape), correct_N.view(targets_BT.shape)
@@ -56,9 +60,17 @@ def token_statistics(
 
 class _NextToken(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, grad_enabled: bool) -> Tensor:
-        wants_hidden, wants_weight = (grad_enabled and wanted for wanted in ctx.needs_input_grad[:2])
-        loss, d_hidden_ND, d_weight_VD = _loss_and_gradients(hidden_ND, head_weight_VD, targets_N, chunk_tokens, wants_hidden, wants_weight)
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_weight_VD: Tensor,
+        targets_N: Tensor,
+        softcap: float | None,
+        chunk_tokens: int,
+        grad_enabled: bool,
+    ) -> Tensor:
+        wanted = (grad_enabled and ctx.needs_input_grad[0], grad_enabled and ctx.needs_input_grad[1])
+        loss, d_hidden_ND, d_weight_VD = _loss_and_gradients(hidden_ND, head_weight_VD, targets_N, softcap, chunk_tokens, wanted)
         ctx.gradients = (d_hidden_ND, d_weight_VD)
         return loss
 
@@ -69,13 +81,14 @@ class _NextToken(torch.autograd.Function):
             raise RuntimeError("next_token's gradients were handed out by an earlier backward(); compute the loss again")
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place, and the optimizer's gradient may be this very memory
         d_hidden_ND, d_weight_VD = (None if gradient is None else gradient.mul_(d_loss) for gradient in gradients)
-        return d_hidden_ND, d_weight_VD, None, None, None
+        return d_hidden_ND, d_weight_VD, None, None, None, None
 
 
 def _loss_and_gradients(
-    hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int, wants_hidden: bool, wants_weight: bool
+    hidden_ND: Tensor, head_weight_VD: Tensor, targets_N: Tensor, softcap: float | None, chunk_tokens: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The loss and its gradients for hidden states and output matrix (None where not wanted)."""
+    wants_hidden, wants_weight = wanted
     rows_ND, weight_VD = matmul_inputs(hidden_ND, head_weight_VD)
     ignored_N1 = (targets_N == IGNORE)[:, None]
     if not targets_N.is_cpu or ignored_N1.any():  # a GPU is not made to wait for the answer
@@ -84,13 +97,15 @@ def _loss_and_gradients(
     loss = torch.zeros((), dtype=wide, device=rows_ND.device)
     d_hidden_ND = torch.empty_like(rows_ND) if wants_hidden else None
     d_weight_VD = torch.empty_like(weight_VD, dtype=wide) if wants_weight else None
-    for chunk, rows_CD, log_probs_CV, logits_CV in _chunks(rows_ND, weight_VD, chunk_tokens):
+    for chunk, rows_CD, log_probs_CV, logits_CV, slope_CV in _chunks(rows_ND, weight_VD, softcap, chunk_tokens):
         targets_C = targets_N[chunk]
         loss += F.nll_loss(log_probs_CV, targets_C, ignore_index=IGNORE, reduction="sum")
         if not (wants_hidden or wants_weight):
             continue
         d_logits_CV = log_probs_CV.exp_()
         d_logits_CV.scatter_add_(1, targets_C.clamp(min=0)[:, None], d_logits_CV.new_full((len(targets_C), 1), -1.0))
+        if slope_CV is not None:
+            d_logits_CV = d_logits_CV.mul_(slope_CV)
         if wide != logits_CV.dtype:
             d_logits_CV = logits_CV.copy_(d_logits_CV)
         if d_hidden_ND is not None:
@@ -105,8 +120,11 @@ def _loss_and_gradients(
     return loss, d_hidden_ND, None if d_weight_VD is None else d_weight_VD.to(head_weight_VD.dtype)
 
 
-def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """(chunk, its rows, log-probabilities, logits), the last two in memory that the next chunk uses again and the caller may overwrite.
+def _chunks(
+    rows_ND: Tensor, weight_VD: Tensor, softcap: float | None, chunk_tokens: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor | None]]:
+    """(chunk, its rows, log-probabilities, products, slope of the cap at them), the third and fourth in memory that the next chunk uses
+    again and the caller may overwrite; no slope where nothing is capped.
 
     The log-probabilities replace the logits where both have one type: the kernels read a row before they write it.
     """
@@ -121,7 +139,14 @@ def _chunks(rows_ND: Tensor, weight_VD: Tensor, chunk_tokens: int) -> Iterator[t
         chunk = slice(start, min(start + chunk_tokens, num_tokens))
         rows_CD = rows_ND[chunk]
         logits = torch.mm(rows_CD, weight_VD.T, out=logits_CV[: len(rows_CD)])
-        yield chunk, rows_CD, torch.log_softmax(logits, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits
+        capped, slope = (logits, None) if softcap is None else capped_with_slope(logits, softcap)
+        yield chunk, rows_CD, torch.log_softmax(capped, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits, slope
+
+
+def capped_with_slope(logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """cap tanh(logits / cap) (Gemma 2) and its slope, 1 - tanh^2, in fp32 or wider."""
+    share = torch.tanh(logits.to(wide_type(logits.dtype)) / cap)
+    return share * cap, 1 - share.square()
 
 
 def matmul_inputs(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,24 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.networks.cache import View
+from framework.networks.dot_product import attend
 from framework.networks.kernels import calls
 from framework.networks.linear import Linear
 from framework.networks.norm import Norm
-from framework.networks.shape import NetworkShape
+from framework.networks.rotary import frequencies
+from framework.networks.shape import NetworkShape, RotaryScaling
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, [B or 1, T, 1, Q / 2]
 
 
-def rotation(positions_BT: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> Rotation:
+def rotation(positions_BT: Tensor, head_width: int, theta: float, dtype: torch.dtype, scaling: RotaryScaling | None = None) -> Rotation:
     """Cosines and sines that turn the pairs of a head by its token's position (RoFormer, Su et al. 2021).
 
     Angles are products of fp32 numbers, as in every published implementation, so that long positions round alike; only a float64
     network gets float64 ones. They are made afresh in each forward: a table in a buffer would be rounded by `network.bfloat16()`.
     """
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    exponents = torch.arange(0, head_width, 2, device=positions_BT.device, dtype=dtype) / head_width
-    angles = positions_BT.to(dtype)[..., None, None] * theta**-exponents
-    return angles.cos(), angles.sin()
+    by_pair, factor = frequencies(head_width, theta, scaling, dtype, positions_BT.device)
+    angles = positions_BT.to(dtype)[..., None, None] * by_pair
+    return (angles.cos(), angles.sin()) if factor == 1 else (angles.cos() * factor, angles.sin() * factor)
 
 
 def rotate(heads_BTHQ: Tensor, by: Rotation) -> Tensor:
@@ -61,16 +63,17 @@ def attention_mask(num_tokens: int, documents_BT: Tensor | None, window: int | N
 
 
 class Attention(nn.Module):
-    """Multi-head attention; queries, keys and values come from one matrix: one product instead of three."""
+    """Multi-head attention of one layer; queries, keys and values come from one matrix: one product instead of three."""
 
-    def __init__(self, shape: NetworkShape) -> None:
+    def __init__(self, shape: NetworkShape, layer: int = 0) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.kv_heads, shape.query_width
         self.qkv = Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width, bias=shape.qkv_bias)
         self.out = Linear(self.num_heads * self.head_width, shape.width, bias=shape.out_bias)
         self.query_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
         self.key_norm = Norm(shape, self.head_width, bias=False) if shape.qk_norm else None
-        self.dropout, self.window = shape.dropout, shape.sliding_window
+        self.dropout, self.softcap, self.window = shape.dropout, shape.attention_softcap, shape.layer_kind(layer).window
+        self.query_scale = (self.head_width / (shape.attention_scale_width or self.head_width)) ** 0.5
 
     def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None, layer: int) -> Tensor:
         """Attention's output before the residual sum, [B, T, D].
@@ -97,21 +100,14 @@ class Attention(nn.Module):
                 query, key = self.query_norm(query), self.key_norm(key)
             if turn is not None:
                 query, key = rotate(query, turn), rotate(key, turn)
+        if self.query_scale != 1:  # what attends divides by the root of the head's width, kernels too
+            query = query * self.query_scale
         if cache is not None:
-            mixed_BTHQ = cache.attend(layer, query, key, value, self.window)
+            mixed_BTHQ = cache.attend(layer, query, key, value, self.window, self.softcap)
         else:
             mixed_BTHQ = self._attend(query, key, value, mask)
         return F.dropout(self.out(mixed_BTHQ.flatten(2)), self.dropout, self.training)
 
     def _attend(self, query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (heads.transpose(1, 2) for heads in (query_BTHQ, key_BTKQ, value_BTKQ))
-        mixed_BHTQ = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
-            enable_gqa=self.num_heads != self.num_kv_heads,
-        )
-        return mixed_BHTQ.transpose(1, 2)
+        return attend(query, key, value, mask, self.softcap, self.dropout if self.training else 0.0).transpose(1, 2)

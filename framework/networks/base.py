@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
+from framework.networks.dot_product import soft_capped
 from framework.networks.linear import linear
 
 Role = Literal["matrix", "embedding", "vector"]
@@ -50,9 +51,14 @@ class Network(nn.Module, ABC):
     def head_weight_VD(self) -> Tensor:
         """The output matrix: exactly vocab_size rows. Losses use it directly, so that full logits are never kept."""
 
+    @property
+    def logit_softcap(self) -> float | None:
+        """What the products with the output matrix are capped with (Gemma 2); losses take it with the matrix. None: nothing."""
+        return None
+
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Logits over the vocabulary, [B, T, V] (any leading shape); rows that pad the embedding do not appear."""
-        return linear(hidden_BTD, self.head_weight_VD)
+        return soft_capped(linear(hidden_BTD, self.head_weight_VD), self.logit_softcap)
 
     @property
     @abstractmethod

@@ -62,7 +62,17 @@ def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, tu
 
 
 def _is_llama(shape: NetworkShape) -> bool:
-    return shape.norm == "rms" and shape.positions == "rotary" and shape.feedforward == "swiglu"
+    """Whether the kernel computes the whole of this shape, with one rotation and one window for all layers."""
+    return (
+        shape.norm == "rms"
+        and shape.positions == "rotary"
+        and shape.feedforward == "swiglu"
+        and not shape.output_norms
+        and shape.windowed_layers is None
+        and shape.unrotated_layers is None
+        and shape.attention_scale_width is None
+        and shape.attention_softcap is None
+    )
 
 
 def _block(block: nn.Module) -> Numbers | None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from framework.networks import dot_product
 from framework.networks.kernels import calls
 
 BLOCK_TOKENS = 16
@@ -81,8 +81,9 @@ class Few(NamedTuple):
     positions_N: Tensor
     block_tokens: int
 
-    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
+    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None, softcap: float | None) -> Tensor:
         """What these tokens read, [N, H, Q]."""
+        assert softcap is None, "the kernel caps no scores"
         mixed = calls.attend(
             query_NHQ.float(), keys_SKQ, values_SKQ, self.tables_RM, self.rows_N, self.positions_N, self.block_tokens, window
         )
@@ -102,7 +103,7 @@ class Group(NamedTuple):
     slots_RS: Tensor
     positions_RC: Tensor
 
-    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None) -> Tensor:
+    def attend(self, query_NHQ: Tensor, keys_SKQ: Tensor, values_SKQ: Tensor, window: int | None, softcap: float | None) -> Tensor:
         """What these tokens read, [N, H, Q]."""
         query_RHCQ = query_NHQ.reshape(*self.positions_RC.shape, *query_NHQ.shape[1:]).transpose(1, 2)
         keys_RKSQ, values_RKSQ = (memory[self.slots_RS].transpose(1, 2) for memory in (keys_SKQ, values_SKQ))
@@ -110,9 +111,7 @@ class Group(NamedTuple):
         mask_RCS = key_S <= self.positions_RC[:, :, None]
         if window is not None:
             mask_RCS = mask_RCS & (key_S > self.positions_RC[:, :, None] - window)
-        mixed_RHCQ = F.scaled_dot_product_attention(
-            query_RHCQ, keys_RKSQ, values_RKSQ, attn_mask=mask_RCS[:, None], enable_gqa=query_NHQ.shape[1] != keys_SKQ.shape[1]
-        )
+        mixed_RHCQ = dot_product.attend(query_RHCQ, keys_RKSQ, values_RKSQ, mask_RCS[:, None], softcap)
         return mixed_RHCQ.transpose(1, 2).flatten(0, 1)
 
 
@@ -142,24 +141,33 @@ class View:
         self.positions_BT = self._positions_T[None].to(cache.device)
         self._parts: list[Few | Group] | None = None  # made for the first layer, the same for all
 
-    def attend(self, layer: int, query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor, window: int | None = None) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        query_BTHQ: Tensor,
+        key_BTKQ: Tensor,
+        value_BTKQ: Tensor,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """Store the new tokens' keys and values of a layer; what each token reads from its sequence up to itself, [1, T, H, Q].
 
         Args:
             layer: its number.
             query_BTHQ, key_BTKQ, value_BTKQ: of the new tokens, [1, T, ...].
             window: a token attends to so many tokens, itself included; None: to all.
+            softcap: of the scores, the same for all layers; our kernel does not take it.
         """
         keys_SKQ, values_SKQ = self.cache.keys_LSKQ[layer], self.cache.values_LSKQ[layer]
         keys_SKQ.index_copy_(0, self.slots_T, key_BTKQ[0])
         values_SKQ.index_copy_(0, self.slots_T, value_BTKQ[0])
         if self._parts is None:
-            self._parts = self._split(calls.serve(query_BTHQ) and query_BTHQ.dtype == keys_SKQ.dtype)
+            self._parts = self._split(softcap is None and calls.serve(query_BTHQ) and query_BTHQ.dtype == keys_SKQ.dtype)
         if len(self._parts) == 1:
-            return self._parts[0].attend(query_BTHQ[0], keys_SKQ, values_SKQ, window)[None]
+            return self._parts[0].attend(query_BTHQ[0], keys_SKQ, values_SKQ, window, softcap)[None]
         mixed_THQ = torch.empty_like(query_BTHQ[0])
         for part in self._parts:
-            mixed_THQ[part.tokens_N] = part.attend(query_BTHQ[0, part.tokens_N], keys_SKQ, values_SKQ, window)
+            mixed_THQ[part.tokens_N] = part.attend(query_BTHQ[0, part.tokens_N], keys_SKQ, values_SKQ, window, softcap)
         return mixed_THQ[None]
 
     @cached_property

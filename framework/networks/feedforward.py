@@ -14,7 +14,7 @@ def activate(hidden: Tensor, kind: FeedForwardKind) -> Tensor:
     match kind:
         case "gelu" | "geglu":
             return F.gelu(hidden)
-        case "gelu_tanh":
+        case "gelu_tanh" | "geglu_tanh":
             return F.gelu(hidden, approximate="tanh")
         case "relu":
             return F.relu(hidden)

@@ -31,11 +31,15 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(width)) if (shape.norm_bias if bias is None else bias) else None
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if self.kind == "layer":
+            return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
         if self.kind == "rms":
-            if hidden.numel() <= FEW_ROWS * len(self.weight) and calls.serve(hidden) and self._fits(hidden):
-                return calls.rms_norm(hidden, self.weight, self.eps)
-            return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
-        return F.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
+            return self._rms_norm(hidden, self.weight)
+        wide = torch.promote_types(hidden.dtype, torch.float32)  # near 1 a 16-bit sum would lose the weight's digits
+        return self._rms_norm(hidden.to(wide), self.weight.to(wide) + 1).to(hidden.dtype)
 
-    def _fits(self, hidden: Tensor) -> bool:
-        return hidden.dtype == self.weight.dtype == torch.float32 and hidden.is_contiguous()
+    def _rms_norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        is_small = hidden.numel() <= FEW_ROWS * len(weight)
+        if is_small and calls.serve(hidden) and hidden.dtype == weight.dtype == torch.float32 and hidden.is_contiguous():
+            return calls.rms_norm(hidden, weight, self.eps)
+        return F.rms_norm(hidden, weight.shape, weight, self.eps)

@@ -20,6 +20,7 @@ from framework.errors import ConfigError
 from framework.networks.attention import Attention
 from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
+from framework.networks.dot_product import soft_capped
 from framework.networks.feedforward import FeedForward
 from framework.networks.kernels import calls
 from framework.networks.transformer import Transformer
@@ -131,8 +132,12 @@ class Quantized(Network):
     def head_weight_VD(self) -> Tensor:
         return self.head.dequantised()
 
+    @property
+    def logit_softcap(self) -> float | None:
+        return self.network.logit_softcap
+
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        return self.head.product(hidden_BTD)
+        return soft_capped(self.head.product(hidden_BTD), self.logit_softcap)
 
     def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache:
         return self.network.new_cache(num_blocks, block_tokens)

@@ -1,4 +1,4 @@
-"""One Transformer for the GPT-2 and Llama families, built from a NetworkShape.
+"""One Transformer for the GPT-2, Llama and Gemma families, built from a NetworkShape.
 
 Shape legend: B batch, T time, D model width, V vocabulary.
 Ids flow in, normalised hidden states flow out. Must not know text, losses, optimizers or files.
@@ -6,9 +6,10 @@ Ids flow in, normalised hidden states flow out. Must not know text, losses, opti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +27,36 @@ from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
 
 
+class Reach(NamedTuple):
+    """What layers of one kind are told of a forward's positions.
+
+    Attributes:
+        turn: their rotation; None leaves positions out.
+        mask: what each token sees, from `attention_mask`.
+    """
+
+    turn: Rotation | None
+    mask: Tensor | None
+
+
 class Block(nn.Module):
-    """x + attention(norm x), then x + feedforward(norm x)."""
+    """x + attention(norm x), then x + feedforward(norm x); with output norms, x + norm(attention(norm x)) and so on."""
 
     def __init__(self, shape: NetworkShape, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.attention_norm = Norm(shape, shape.width)
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, layer)
+        self.attention_output_norm = Norm(shape, shape.width) if shape.output_norms else None
         self.feedforward_norm = Norm(shape, shape.width)
         self.feedforward = FeedForward(shape)
+        self.feedforward_output_norm = Norm(shape, shape.width) if shape.output_norms else None
 
     def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
-        hidden_BTD = hidden_BTD + self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer)
-        hidden_BTD = hidden_BTD + self.feedforward(self.feedforward_norm(hidden_BTD))
-        return hidden_BTD
+        mixed_BTD = self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer)
+        hidden_BTD = hidden_BTD + (mixed_BTD if self.attention_output_norm is None else self.attention_output_norm(mixed_BTD))
+        bent_BTD = self.feedforward(self.feedforward_norm(hidden_BTD))
+        return hidden_BTD + (bent_BTD if self.feedforward_output_norm is None else self.feedforward_output_norm(bent_BTD))
 
 
 class Transformer(Network):
@@ -54,6 +70,7 @@ class Transformer(Network):
             loss aligns its own logits; 64 and more serve tensor-parallel splits.
         activation_checkpointing: recompute each block's activations in the backward pass: a third more work, far less memory.
         compile: compile the blocks with torch.compile when no cache is used: faster after a wait of up to minutes.
+        published_as: the name in framework.formats whose form its files have, where several express it; null: the first that does.
     """
 
     def __init__(
@@ -64,6 +81,7 @@ class Transformer(Network):
         vocab_multiple: int = 1,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        published_as: str | None = None,
     ) -> None:
         super().__init__()
         if vocab_size is None or context_length is None:
@@ -72,7 +90,8 @@ class Transformer(Network):
             raise ValueError(
                 f"vocab_size ({vocab_size}), context_length ({context_length}), vocab_multiple ({vocab_multiple}) must be positive"
             )
-        self.shape, self.vocab_size, self.context_length, self.vocab_multiple = shape, vocab_size, context_length, vocab_multiple
+        self.vocab_size, self.context_length, self.vocab_multiple = vocab_size, context_length, vocab_multiple
+        self.shape, self.published_as = shape, published_as
         self.activation_checkpointing, self.compiled = activation_checkpointing, compile
         self.num_rows = -(-vocab_size // vocab_multiple) * vocab_multiple
         device = torch.get_default_device()
@@ -83,10 +102,21 @@ class Transformer(Network):
             self.norm = Norm(shape, shape.width)
             self.head = None if shape.tied_embeddings else Linear(shape.width, self.num_rows, bias=False)
         self.to_empty(device=device)
-        initialise(self, shape.num_layers, vocab_size)
+        initialise(self, shape, vocab_size)
         if compile:
             for block in self.blocks:
                 block.compile()  # in place, block by block: names stay, one compilation serves all layers, copies run uncompiled
+
+    @property
+    def shape(self) -> NetworkShape:
+        """Another one may be set that scales rotary positions otherwise; the parameters stay."""
+        return self._shape
+
+    @shape.setter
+    def shape(self, shape: NetworkShape) -> None:
+        every = [shape.layer_kind(layer) for layer in range(shape.num_layers)]
+        self._shape, self._kinds = shape, list(dict.fromkeys(every))
+        self._kind_of_layer = [self._kinds.index(kind) for kind in every]
 
     def forward(
         self,
@@ -104,11 +134,7 @@ class Transformer(Network):
         if positions_BT is None:
             positions_BT = torch.arange(num_tokens, device=ids_BT.device)[None] if cache is None else cache.positions_BT
         hidden_BTD = self._embed(ids_BT, positions_BT)
-        mask = None if cache is not None else attention_mask(num_tokens, documents_BT, self.shape.sliding_window, ids_BT.device)
-        turn = None
-        if self.shape.positions == "rotary":
-            turn = rotation(positions_BT, self.shape.query_width, self.shape.rotary_theta, hidden_BTD.dtype)
-        hidden_BTD = self._run_blocks(hidden_BTD, turn, mask, cache)
+        hidden_BTD = self._run_blocks(hidden_BTD, self._reaches(hidden_BTD, positions_BT, documents_BT, cache), cache)
         normalised: Tensor = self.norm(hidden_BTD)
         return normalised
 
@@ -116,28 +142,47 @@ class Transformer(Network):
         hidden_BTD: Tensor = self.embedding(ids_BT)
         if self.position_embedding is not None:
             hidden_BTD = hidden_BTD + self.position_embedding(positions_BT)
+        if self.shape.scaled_embeddings:  # by a number of the weights' type, as published
+            hidden_BTD = hidden_BTD * hidden_BTD.new_full((), self.shape.width**0.5)
         return F.dropout(hidden_BTD, self.shape.dropout, self.training)
 
-    def _run_blocks(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
+    def _reaches(self, hidden_BTD: Tensor, positions_BT: Tensor, documents_BT: Tensor | None, cache: View | None) -> list[Reach]:
+        """For each kind of layers."""
+        reaches: list[Reach] = []
+        for kind in self._kinds:
+            turn = mask = None
+            if kind.rotary is not None:
+                theta, scaling = kind.rotary
+                turn = rotation(positions_BT, self.shape.query_width, theta, hidden_BTD.dtype, scaling)
+            if cache is None:
+                mask = attention_mask(hidden_BTD.shape[1], documents_BT, kind.window, hidden_BTD.device)
+            reaches.append(Reach(turn, mask))
+        return reaches
+
+    def _run_blocks(self, hidden_BTD: Tensor, reaches: Sequence[Reach], cache: View | None) -> Tensor:
         if cache is not None:
-            result = blocks.run(list(self.blocks), self.shape, hidden_BTD, turn, cache)
+            result = blocks.run(list(self.blocks), self.shape, hidden_BTD, reaches[0].turn, cache)
             if result is not None:
                 return result
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()
         with torch.compiler.set_stance("force_eager") if stands_alone else nullcontext():
-            for block in self.blocks:
+            for block, kind in zip(self.blocks, self._kind_of_layer, strict=True):
                 if recompute:
-                    hidden_BTD = checkpoint(block, hidden_BTD, turn, mask, cache, use_reentrant=False)
+                    hidden_BTD = checkpoint(block, hidden_BTD, *reaches[kind], cache, use_reentrant=False)
                 else:
-                    hidden_BTD = block(hidden_BTD, turn, mask, cache)
+                    hidden_BTD = block(hidden_BTD, *reaches[kind], cache)
         return hidden_BTD
 
     @property
     def head_weight_VD(self) -> Tensor:
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return weight if self.num_rows == self.vocab_size else weight[: self.vocab_size]
+
+    @property
+    def logit_softcap(self) -> float | None:
+        return self.shape.logit_softcap
 
     def new_cache(self, num_blocks: int, block_tokens: int = BLOCK_TOKENS) -> Cache:
         weight, shape = self.norm.weight, self.shape
@@ -150,6 +195,7 @@ class Transformer(Network):
             "vocab_size": self.vocab_size,
             "context_length": self.context_length,
             "vocab_multiple": self.vocab_multiple,
+            "published_as": self.published_as,
         }
 
     def roles(self) -> dict[str, Role]:
@@ -163,12 +209,13 @@ class Transformer(Network):
     def flops_per_token(self, length: int) -> int:
         """6 N + 12 L H Q T: N counts the output matrix, norms and biases; not the positions, nor an embedding table of its own.
 
-        GPT-2 at 1,024 tokens: 855,166,464. With a sliding window T is at most the window.
+        GPT-2 at 1,024 tokens: 855,166,464. In a layer with a sliding window T is at most the window.
         """
         shape, num_parameters = self.shape, self.num_parameters()
         if self.position_embedding is not None:
             num_parameters -= self.position_embedding.weight.numel()
         if self.head is not None:
             num_parameters -= self.vocab_size * shape.width
-        attended = length if shape.sliding_window is None else min(length, shape.sliding_window)
-        return 6 * num_parameters + 12 * shape.num_layers * shape.num_heads * shape.query_width * attended
+        windows = [shape.layer_kind(layer).window for layer in range(shape.num_layers)]
+        attended = sum(length if window is None else min(length, window) for window in windows)
+        return 6 * num_parameters + 12 * shape.num_heads * shape.query_width * attended

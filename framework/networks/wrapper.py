@@ -35,6 +35,10 @@ class Wrapper(Network):
     def head_weight_VD(self) -> Tensor:
         return self.inner.head_weight_VD
 
+    @property
+    def logit_softcap(self) -> float | None:
+        return self.inner.logit_softcap
+
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         return self.inner.logits(hidden_BTD)
 

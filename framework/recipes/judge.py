@@ -17,7 +17,7 @@ from torch import Tensor
 from framework import checkpoint
 from framework.batches.prompts import Question
 from framework.errors import CheckpointError, ConfigError
-from framework.generation.directory import model_directory
+from framework.formats import sources
 from framework.networks.scalar_head import ScalarHead
 from framework.recipes.frozen import frozen
 from framework.recipes.writer import Reply
@@ -124,7 +124,7 @@ class Judge:
 def load_reward_model(directory: Path, tokenizer: Tokenizer) -> ScalarHead:
     """The network of a reward model's directory. Raises ConfigError for another kind of network, or one made for another tokenizer."""
     try:
-        network, its_tokenizer = checkpoint.load(model_directory(directory))
+        network, its_tokenizer = checkpoint.load(sources.directory(directory))
     except CheckpointError as problem:
         raise ConfigError(f"model.reward_model: {problem}") from problem
     if not isinstance(network, ScalarHead):

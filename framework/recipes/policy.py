@@ -31,11 +31,12 @@ from framework.recipes.experience import Experience, Rollouts, Schedule
 from framework.recipes.frozen import Reference
 from framework.recipes.judge import Judge
 from framework.recipes.metrics import RewardMetrics
-from framework.recipes.recipe import Recipe, split_mix
+from framework.recipes.recipe import Recipe
 from framework.recipes.rollout_log import Written, log, measure, samples
 from framework.recipes.writer import Writer
 from framework.rewards.base import Reward
 from framework.schedulers.base import Scheduler
+from framework.training.randomness import split_mix
 
 
 class PolicyRecipe(Recipe):
@@ -259,7 +260,8 @@ class PolicyRecipe(Recipe):
         """Log-probabilities of the trained tokens and entropies under a network, at the temperature they were drawn with."""
         if hidden_BTD is None:
             hidden_BTD = network(experience.ids_ST)
-        return log_probs(hidden_BTD[experience.places()], network.head_weight_VD, experience.targets_N, self.temperature)
+        rows_ND, softcap = hidden_BTD[experience.places()], network.logit_softcap
+        return log_probs(rows_ND, network.head_weight_VD, experience.targets_N, self.temperature, softcap=softcap)
 
     def importance(self, experience: Experience) -> Tensor | None:
         """Weights that make up for what the engine drew with slightly other probabilities, [N], cut off at `importance_cap`; None: off."""

@@ -31,7 +31,7 @@ def sequence_log_probs(network: Network, ids_RT: Tensor, targets_RT: Tensor) -> 
     """Log-probabilities of the targets that are not IGNORE; padding on the right changes nothing."""
     hidden_RTD = network(ids_RT)
     trained_RT = targets_RT != IGNORE
-    kept_N, _ = log_probs(hidden_RTD[trained_RT], network.head_weight_VD, targets_RT[trained_RT])
+    kept_N, _ = log_probs(hidden_RTD[trained_RT], network.head_weight_VD, targets_RT[trained_RT], softcap=network.logit_softcap)
     rows_N = trained_RT.nonzero()[:, 0]
     sums_R = torch.zeros(len(ids_RT), dtype=kept_N.dtype, device=kept_N.device).index_add(0, rows_N, kept_N)
     return SequenceLogProbs(sums_R, trained_RT.sum(1))

@@ -37,7 +37,8 @@ class TokenPrediction(Recipe):
     def objective(self, batch: TokenBatch) -> Objective:
         """Summed negative log-likelihood of the targets, nats, and the number of targets."""
         hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
-        return Objective(next_token(hidden_BTD, self.network.head_weight_VD, batch.targets_BT), (batch.targets_BT != IGNORE).sum())
+        loss = next_token(hidden_BTD, self.network.head_weight_VD, batch.targets_BT, softcap=self.network.logit_softcap)
+        return Objective(loss, (batch.targets_BT != IGNORE).sum())
 
     def new_metric(self) -> Metric:
         """`val/loss`, `val/perplexity`, `val/bits_per_byte`, `val/accuracy`."""
@@ -46,7 +47,8 @@ class TokenPrediction(Recipe):
     def evaluate(self, batch: TokenBatch) -> None:
         """Add a validation batch."""
         hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
-        nats_BT, correct_BT = token_statistics(hidden_BTD, self.network.head_weight_VD, batch.targets_BT)
+        weight_VD, softcap = self.network.head_weight_VD, self.network.logit_softcap
+        nats_BT, correct_BT = token_statistics(hidden_BTD, weight_VD, batch.targets_BT, softcap=softcap)
         trained_BT = batch.targets_BT != IGNORE
         if self._byte_lengths_V is None:
             self._byte_lengths_V = torch.from_numpy(self.data.tokenizer.byte_lengths()).to(nats_BT.device)

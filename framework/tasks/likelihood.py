@@ -124,7 +124,8 @@ def _scores(network: Network, stretches: Sequence[Stretch]) -> list[Score]:
     scored_BT = (place_T < ends_B1) & (place_T >= ends_B1 - torch.tensor(counts, device=device)[:, None])
     with evaluating(network):
         hidden_BTD = network(ids_BT[:, :-1])
-        nats_N, greedy_N = token_statistics(hidden_BTD[scored_BT], network.head_weight_VD, ids_BT[:, 1:][scored_BT])
+        rows_ND, softcap = hidden_BTD[scored_BT], network.logit_softcap
+        nats_N, greedy_N = token_statistics(rows_ND, network.head_weight_VD, ids_BT[:, 1:][scored_BT], softcap=softcap)
     sums = [part.sum() for part in torch.split(nats_N.double(), counts)]
     all_greedy = [part.all() for part in torch.split(greedy_N, counts)]
     return [Score(nats, greedy) for nats, greedy in zip(torch.stack(sums).tolist(), torch.stack(all_greedy).tolist(), strict=True)]

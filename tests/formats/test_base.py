@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from framework.errors import CheckpointError
 from framework.formats.base import Format, Sizes
+from framework.formats.gemma import Gemma
+from framework.formats.gemma2 import Gemma2
+from framework.formats.gemma3 import Gemma3
 from framework.formats.gpt2 import GPT2
 from framework.formats.llama import Llama
-from framework.networks.shape import NetworkShape
+from framework.formats.mistral import Mistral
+from framework.formats.phi3 import Phi3
+from framework.formats.qwen2 import Qwen2
+from framework.formats.qwen3 import Qwen3
+from framework.formats.smollm3 import SmolLM3
+from framework.networks.shape import NetworkShape, RotaryScaling
 from framework.networks.transformer import Transformer
 
 LLAMA = NetworkShape(2, 32, 4, 2, feedforward="swiglu", norm="rms", positions="rotary")
+GEMMA = replace(LLAMA, feedforward="geglu_tanh", norm="rms_plus_one", scaled_embeddings=True)
+SCALED = replace(GEMMA, sliding_window=4, rotary_scaling=RotaryScaling("linear", 2.0))
 CASES = [
     (GPT2(), NetworkShape(2, 32, 4)),
     (GPT2(), NetworkShape(2, 32, 4, qkv_bias=True, tied_embeddings=False, feedforward="relu2")),
@@ -90,10 +102,27 @@ def test_openai_s_own_names() -> None:
         (GPT2(), LLAMA, "positions must be learned"),
         (GPT2(), NetworkShape(1, 32, 4, 2), "own keys and values"),
         (GPT2(), NetworkShape(1, 32, 4, head_width=16), "head_width"),
-        (GPT2(), NetworkShape(1, 32, 4, sliding_window=4), "sliding_window"),
+        (GPT2(), NetworkShape(1, 32, 4, sliding_window=4), "sliding_window must be null"),
+        (GPT2(), NetworkShape(1, 32, 4, logit_softcap=4.0), "logit_softcap must be null"),
+        (GPT2(), NetworkShape(1, 32, 4, scaled_embeddings=True), "scaled_embeddings must be false"),
         (Llama(), NetworkShape(1, 32, 4), "norm must be rms"),
         (Llama(), NetworkShape(1, 32, 4, norm="rms", positions="rotary"), "feedforward must be one of swiglu, geglu"),
-        (Llama(), NetworkShape(1, 32, 4, norm="rms", positions="rotary", feedforward="swiglu", qk_norm=True), "qk_norm"),
+        (Llama(), replace(LLAMA, qk_norm=True), "qk_norm must be false"),
+        (Llama(), replace(LLAMA, sliding_window=4), "sliding_window must be null"),
+        (Llama(), replace(LLAMA, unrotated_layers=(1,)), "unrotated_layers must be null"),
+        (Llama(), replace(LLAMA, norm="rms_plus_one"), "norm must be rms"),
+        (Mistral(), replace(LLAMA, sliding_window=4, windowed_layers=(1,)), "windowed_layers must be null"),
+        (Mistral(), replace(LLAMA, qkv_bias=True), "qkv_bias must be false"),
+        (Phi3(), replace(LLAMA, rotary_scaling=RotaryScaling("linear", 2.0)), "rotary_scaling must be null"),
+        (Qwen2(), LLAMA, "qkv_bias must be true"),
+        (Qwen2(), replace(LLAMA, qkv_bias=True, out_bias=True), "out_bias must be false"),
+        (Qwen3(), LLAMA, "qk_norm must be true"),
+        (SmolLM3(), replace(LLAMA, logit_softcap=1.0), "logit_softcap must be null"),
+        (Gemma(), replace(GEMMA, feedforward="geglu"), "feedforward must be one of swiglu, geglu_tanh"),
+        (Gemma(), LLAMA, "norm must be rms_plus_one"),
+        (Gemma2(), GEMMA, "output_norms must be true"),
+        (Gemma3(), replace(GEMMA, qk_norm=True, output_norms=True, attention_softcap=1.0), "attention_softcap must be null"),
+        (Gemma3(), replace(SCALED, qk_norm=True, output_norms=True), "local_rotary_theta must be given"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(form: Format, shape: NetworkShape, objection: str) -> None:

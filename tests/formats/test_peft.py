@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from torch import Tensor
 from framework import checkpoint
 from framework.chat import ChatTemplate
 from framework.errors import CheckpointError
+from framework.formats import known
 from framework.formats.peft import load_adapter, save_adapter, save_beside
+from framework.formats.phi3 import Phi3
 from framework.networks.lora import LoRA
 from framework.networks.scalar_head import ScalarHead
 from framework.networks.shape import NetworkShape
@@ -118,6 +121,28 @@ def test_it_comes_back_to_the_bit(tmp_path: Path, shape: NetworkShape, arguments
     manifest = checkpoint.verify(tmp_path / "adapter")
     assert manifest["lineage"] == {"recipe": "SFT"} and manifest["adapter"]["base_sha256"] == network.base_digest
     assert ChatTemplate.load(tmp_path / "adapter") is not None
+
+
+@pytest.mark.parametrize("arguments", [{"rank": 4, "alpha": 12.0}, {"targets": ["up"], "rank": 3, "rank_stabilised": True}])
+def test_two_of_ours_are_one_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]) -> None:
+    """Phi-3 keeps gate and up in one matrix: their adapters become one, and both get it back."""
+    monkeypatch.setattr(known, "expressing", lambda _: ("Phi3", ""))
+    monkeypatch.setattr(known, "named", lambda _: Phi3())
+    torch.manual_seed(0)
+    base = Transformer(SHAPES["llama"], 61, 16)
+    untouched = copy.deepcopy(base)
+    network = LoRA(lambda **sizes: base, **arguments).eval()
+    with torch.no_grad():
+        for adapter in network.adapters("default").values():
+            adapter.B_OR.normal_(std=0.1)
+    expected = network.logits(network(IDS_BT % 61))
+    save_adapter(tmp_path / "adapter", network)
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    fused = "base_model.model.model.layers.0.mlp.gate_up_proj.lora_"
+    assert tensors[f"{fused}B.weight"].shape[0] == 2 * SHAPES["llama"].inner_width
+    assert len(tensors[f"{fused}A.weight"]) == (3 if "targets" in arguments else 8)
+    found = load_adapter(untouched, tmp_path / "adapter")
+    torch.testing.assert_close(found.logits(found(IDS_BT % 61)), expected, rtol=0, atol=1e-6)
 
 
 def test_the_file_is_small_and_its_configuration_readable(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from framework.losses import IGNORE, next_token
 from framework.networks.base import Network
 from framework.networks.cache import Cache
-from framework.networks.shape import NetworkShape
+from framework.networks.shape import NetworkShape, RotaryScaling
 from framework.networks.transformer import Transformer
 from framework.testing.networks import CHECKS, check_cache_changes_nothing, check_is_causal, check_shapes, transformer
 
@@ -23,7 +23,19 @@ SHAPES = {
     "qwen3": NetworkShape(2, 32, 4, 1, feedforward="geglu", norm="rms", positions="rotary", qk_norm=True),
     "window": NetworkShape(2, 32, 2, feedforward="relu2", positions="rotary", sliding_window=5),
     "learned-window": NetworkShape(2, 32, 2, feedforward="relu", sliding_window=3, qk_norm=True),
-}
+    "gemma2": NetworkShape(
+        3, 32, 4, 2, feedforward="geglu_tanh", norm="rms_plus_one", positions="rotary", output_norms=True, scaled_embeddings=True,
+        sliding_window=5, windowed_layers=(0, 2), attention_scale_width=11, attention_softcap=0.5, logit_softcap=0.2,
+    ),
+    "gemma3": NetworkShape(
+        3, 32, 4, 1, feedforward="geglu_tanh", norm="rms_plus_one", positions="rotary", qk_norm=True, sliding_window=5,
+        windowed_layers=(0, 1), local_rotary_theta=100.0, rotary_scaling=RotaryScaling("linear", 4.0),
+    ),
+    "smollm3": NetworkShape(
+        3, 32, 4, feedforward="swiglu", norm="rms", positions="rotary", unrotated_layers=(1,),
+        rotary_scaling=RotaryScaling("yarn", 2.0, original_context_length=16),
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -20,17 +20,27 @@ def problem(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]
     )
 
 
-def plain(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    table_NV = (hidden_ND @ weight_VD.T / temperature).log_softmax(-1)
+def plain(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    logits_NV = hidden_ND @ weight_VD.T
+    if softcap is not None:
+        logits_NV = softcap * torch.tanh(logits_NV / softcap)
+    table_NV = (logits_NV / temperature).log_softmax(-1)
     return table_NV.gather(1, targets_N[:, None])[:, 0], torch.distributions.Categorical(logits=table_NV).entropy()
 
 
 @pytest.mark.parametrize("chunk_tokens", [None, 1, 5, 13, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(("kept", "softcap"), [(True, None), (False, None), (True, 2.0)])
 def test_values_and_gradients_are_the_plain_ones(
-    chunk_tokens: int | None, temperature: float, entropy_weight: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+    chunk_tokens: int | None,
+    temperature: float,
+    entropy_weight: float,
+    kept: bool,
+    softcap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not kept:
         monkeypatch.setattr(sys.modules["framework.losses.log_probs"], "KEPT_LOGITS", 0)
@@ -40,8 +50,8 @@ def test_values_and_gradients_are_the_plain_ones(
     def total(of: tuple[Tensor, Tensor]) -> Tensor:
         return (of[0] * weights_N).sum() + entropy_weight * (of[1] * weights_N.cos()).sum()
 
-    ours = log_probs(hidden_ND, weight_VD, targets_N, temperature, chunk_tokens=chunk_tokens)
-    theirs = plain(hidden_ND, weight_VD, targets_N, temperature)
+    ours = log_probs(hidden_ND, weight_VD, targets_N, temperature, softcap=softcap, chunk_tokens=chunk_tokens)
+    theirs = plain(hidden_ND, weight_VD, targets_N, temperature, softcap)
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
     for a, b in zip(torch.autograd.grad(total(ours), (hidden_ND, weight_VD)), torch.autograd.grad(total(theirs), (hidden_ND, weight_VD))):

@@ -22,8 +22,11 @@ def problem(vocab_size: int = 50, dtype: torch.dtype = torch.float64, ignored: f
     return hidden_BTD, weight_VD, targets_BT
 
 
-def plain(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor) -> Tensor:
-    return F.cross_entropy((hidden_BTD @ weight_VD.T).flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
+def plain(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, softcap: float | None = None) -> Tensor:
+    logits_NV = (hidden_BTD @ weight_VD.T).flatten(0, 1)
+    if softcap is not None:
+        logits_NV = softcap * torch.tanh(logits_NV / softcap)
+    return F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
@@ -36,9 +39,11 @@ def test_one_number_means_not_trained_everywhere() -> None:
 
 @pytest.mark.parametrize("chunk_tokens", [1, 4, 7, 21, 1000, None])
 @pytest.mark.parametrize("ignored", [0.0, 0.3, 1.0])
-def test_loss_and_gradients_are_the_plain_ones(chunk_tokens: int | None, ignored: float) -> None:
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_loss_and_gradients_are_the_plain_ones(chunk_tokens: int | None, ignored: float, softcap: float | None) -> None:
     hidden_BTD, weight_VD, targets_BT = problem(ignored=ignored)
-    expected, found = plain(hidden_BTD, weight_VD, targets_BT), next_token(hidden_BTD, weight_VD, targets_BT, chunk_tokens=chunk_tokens)
+    expected = plain(hidden_BTD, weight_VD, targets_BT, softcap)
+    found = next_token(hidden_BTD, weight_VD, targets_BT, softcap=softcap, chunk_tokens=chunk_tokens)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     scale = 0.37  # as a normaliser
     for one, other in zip(gradients(found * scale, hidden_BTD, weight_VD), gradients(expected * scale, hidden_BTD, weight_VD), strict=True):

@@ -12,7 +12,7 @@ from framework.networks import blocks
 from framework.networks.base import Network
 from framework.networks.kernels import calls
 from framework.networks.quantized import quantize
-from framework.networks.shape import NetworkShape
+from framework.networks.shape import NetworkShape, RotaryScaling
 from framework.networks.transformer import Transformer
 
 LLAMA: dict[str, Any] = {
@@ -102,9 +102,40 @@ def test_modules_that_are_watched_or_replaced_run_themselves(monkeypatch: pytest
     assert hidden(network, monkeypatch, fused=True)[1] == [False] * 3
 
 
-@pytest.mark.parametrize("changes", [{"norm": "layer"}, {"feedforward": "geglu"}, {"positions": "learned"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "layer"},
+        {"norm": "rms_plus_one"},
+        {"feedforward": "geglu"},
+        {"feedforward": "geglu_tanh"},
+        {"positions": "learned"},
+        {"output_norms": True},
+        {"sliding_window": 3, "windowed_layers": (1,)},
+        {"unrotated_layers": (1,)},
+        {"attention_scale_width": 5},
+        {"attention_softcap": 0.5},
+    ],
+)
 def test_other_shapes_run_themselves(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hidden(make(**changes), monkeypatch, fused=True)[1] == [False] * 3
+    """And compute what the forward without a cache does."""
+    network = make(**changes)
+    found, ran = hidden(network, monkeypatch, fused=True)
+    assert ran == [False] * 3
+    ids = [torch.tensor([[0, 13, 26, 0, 0, 13]]), torch.tensor([[39, 52, 65, 78, 13, 26, 39, 52]])]
+    with torch.inference_mode():
+        first, second = (network(each)[0] for each in ids)
+    expected = torch.cat([first[:3], second[:4], first[3:4], second[4:5], first[4:6], second[5:8]])
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=2e-4)
+
+
+def test_scaled_embeddings_and_rotations_are_outside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = RotaryScaling("yarn", 4.0, original_context_length=16)
+    network = make(scaled_embeddings=True, rotary_scaling=scaling, sliding_window=5, local_rotary_theta=50.0, logit_softcap=3.0)
+    found, ran = hidden(network, monkeypatch, fused=True)
+    expected, _ = hidden(network, monkeypatch, fused=False)
+    assert ran == [True] * 3
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_other_types_and_training_run_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_the_kernels_share_torch_s_openmp() -> None:
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
-    assert len(loaded) == 1
+    assert len([file for file in loaded if ".libs/" not in file]) == 1  # wheels such as sentencepiece's hide a copy of their own
 
 
 def attend_exactly(

@@ -89,6 +89,8 @@ def test_padding_is_not_counted(vocab_multiple: int) -> None:
 def test_a_window_bounds_the_work() -> None:
     network = Transformer(NetworkShape(1, 32, 2, sliding_window=8), 50, 64)
     assert network.flops_per_token(64) == network.flops_per_token(8) > network.flops_per_token(4)
+    mixed = Transformer(NetworkShape(3, 32, 2, sliding_window=8, windowed_layers=(0, 2)), 50, 64)
+    assert mixed.flops_per_token(64) - mixed.flops_per_token(8) == 12 * 32 * (64 - 8)  # one layer sees everything
 
 
 def test_decay_goes_where_gpt2_has_it() -> None:
