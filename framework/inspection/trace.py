@@ -28,10 +28,10 @@ class Layer(NamedTuple):
         queries_THQ, keys_TKQ, values_TKQ: of each head, as attention compares them: normalised and turned where the network does that.
         pattern_HTS: how much each token (row) took from each token's value (column): rows sum to 1.
         mixed_THQ: what each head read.
-        attention_TD: attention's output.
+        attention_TD: what attention adds to the stream: its output, normalised where the network does that.
         middle_TD: the residual stream after attention.
         inner_TF: the feed-forward's activations, as its last matrix gets them.
-        feedforward_TD: the feed-forward's output.
+        feedforward_TD: what the feed-forward adds.
         after_TD: the residual stream that went out.
     """
 
@@ -170,20 +170,21 @@ class _Seen:
                 if module is not None:
                     stack.enter_context(_hook(module, self._keep(name)))
             for block in [] if transformer is None else blocks_of(transformer):
-                for module in (block, block.attention, block.feedforward, block.feedforward_norm, block.feedforward.down):
+                for module in (block, *_adders(block), block.feedforward_norm, block.feedforward.down):
                     stack.enter_context(_hook(module, self._keep(module)))
             yield
 
     def layer(self, block: Block) -> Layer:
         """What a block did."""
         assert self.view is not None
+        attention, feedforward = _adders(block)
         return Layer(
             self.inputs[block],
             *self.view.asked[block.layer],
-            self.outputs[block.attention],
+            self.outputs[attention],
             self.inputs[block.feedforward_norm],
             self.inputs[block.feedforward.down],
-            self.outputs[block.feedforward],
+            self.outputs[feedforward],
             self.outputs[block],
         )
 
@@ -194,6 +195,11 @@ class _Seen:
                 self.inputs[place] = inputs[0][0].clone()
 
         return keep
+
+
+def _adders(block: Block) -> tuple[nn.Module, nn.Module]:
+    """The modules whose outputs a block adds to the residual stream."""
+    return block.attention_output_norm or block.attention, block.feedforward_output_norm or block.feedforward
 
 
 @contextmanager

@@ -72,10 +72,12 @@ def by_hand(network: Transformer, ids: list[int]) -> tuple[list[ByHand], Tensor,
             patterns.append(pattern)
             mixed.append(pattern @ value)
         out = torch.cat(mixed, -1) @ weights[f"{at}attention.out.weight"].T + weights.get(f"{at}attention.out.bias", torch.tensor(0.0))
-        middle = stream + (_norm(out, weights, f"{at}attention_output_norm", shape) if shape.output_norms else out)
+        out = _norm(out, weights, f"{at}attention_output_norm", shape) if shape.output_norms else out
+        middle = stream + out
         inner = _inner(_norm(middle, weights, f"{at}feedforward_norm", shape), weights, f"{at}feedforward", shape)
         bent = inner @ weights[f"{at}feedforward.down.weight"].T + weights.get(f"{at}feedforward.down.bias", torch.tensor(0.0))
-        after = middle + (_norm(bent, weights, f"{at}feedforward_output_norm", shape) if shape.output_norms else bent)
+        bent = _norm(bent, weights, f"{at}feedforward_output_norm", shape) if shape.output_norms else bent
+        after = middle + bent
         stacked = (torch.stack(each, 1) for each in (queries, keys, values))
         layers.append(ByHand(stream, *stacked, torch.stack(patterns), torch.stack(mixed, 1), out, middle, inner, bent, after))
         stream = after
