@@ -66,7 +66,7 @@ INDENTED = """
 <|im_start|>
   {% endif %}
 """
-TEMPLATES = {"indented": INDENTED, "chatml": CHATML, "llama3": LLAMA3, "thinking": THINKING, "glued": GLUED}
+TEMPLATES = {"indented": INDENTED, "chatml": CHATML, "llama3": LLAMA3, "thinking": THINKING, "glued": GLUED, "stripping": CHATML}
 TEXT = "She sells sea shells by the sea shore; the shells she sells are sea shells, I'm sure.\n\nuser assistant system\n" * 5
 
 
@@ -76,6 +76,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     directory = tmp_path_factory.mktemp(request.param)
     tokens = LLAMA3_TOKENS if request.param == "llama3" else CHATML_TOKENS
     BPE.train([TEXT], vocab_size=300, special_tokens=tokens).save(directory)
+    if request.param == "stripping":  # as Phi-3's <|end|>, which takes the spaces and line breaks behind it
+        content = json.loads((directory / "tokenizer.json").read_text())
+        for token in content["added_tokens"]:
+            token["rstrip"], token["lstrip"] = token["content"] == "<|im_end|>", token["content"] == "<|im_start|>"
+        (directory / "tokenizer.json").write_text(json.dumps(content))
     config = json.loads((directory / "tokenizer_config.json").read_text())
     config["bos_token"] = "<|begin_of_text|>" if request.param == "llama3" else None
     if request.param == "chatml":

@@ -119,19 +119,24 @@ class ChatTemplate:
 
     def _fit(self, tokenizer: Tokenizer) -> _Fitted:
         if tokenizer not in self._fitted:
-            self._fitted[tokenizer] = _Fitted(self, tokenizer.special_tokens)
+            self._fitted[tokenizer] = _Fitted(self, tokenizer)
         return self._fitted[tokenizer]
 
 
 class _Fitted:
     """A template with one tokenizer's special tokens marked."""
 
-    def __init__(self, template: ChatTemplate, special_tokens: Mapping[str, int]) -> None:
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+        special_tokens = tokenizer.special_tokens
         spelled = [token for token in special_tokens if token in template.source or token in template.tokens.values()]
         if len(spelled) > NUM_MARKS:
             raise RequestError(f"{SUBJECT} spells {len(spelled)} special tokens, more than {NUM_MARKS}")
         marks = {token: chr(FIRST_MARK + number) for number, token in enumerate(spelled)}
         self._ids = {mark: special_tokens[token] for token, mark in marks.items()}
+        taking = {mark: tokenizer.takes_spaces(token) for token, mark in marks.items()}
+        before, behind = ("".join(mark for mark in taking if taking[mark][side]) for side in (0, 1))
+        patterns = [rf"\s+(?=[{before}])" if before else "", rf"(?<=[{behind}])\s+" if behind else ""]
+        self._spaces_taken = re.compile("|".join(filter(None, patterns)) or r"(?!)")  # by special tokens, as transformers has it
         self._tokens = {name: marks.get(token, token) for name, token in template.tokens.items()}
         self._sandbox = Sandbox(template.source, marks)
         self.end_ids = self._try_out(special_tokens)
@@ -140,7 +145,7 @@ class _Fitted:
     def render(self, *chats: tuple[Sequence[Message], bool]) -> list[str]:
         """The text of each chat, with a generation prompt or without; special tokens are marks."""
         fixed = {"tools": None, "documents": None, **self._tokens}
-        return self._sandbox.render(
+        texts = self._sandbox.render(
             [
                 {
                     "messages": [{"role": _known(message.role), "content": well_formed(message.content)} for message in messages],
@@ -150,6 +155,7 @@ class _Fitted:
                 for messages, add_generation_prompt in chats
             ]
         )
+        return [self._spaces_taken.sub("", text) for text in texts]
 
     def parts(self, text: str) -> Iterator[str | int]:
         """The special ids of a rendered text, and the texts between them."""

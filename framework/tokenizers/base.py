@@ -47,6 +47,10 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: no special ids, nothing added. Special tokens' spellings are encoded as ordinary text."""
 
+    def takes_spaces(self, token: str) -> tuple[bool, bool]:
+        """Whether a special token takes the whitespace before it, and behind it, out of a text (Phi 3's <|end|>: behind it)."""
+        return False, False
+
     def encode_prompt(self, text: str) -> list[int]:
         """Ids a network is prompted with: `encode`, after exactly one BOS where the tokenizer has one."""
         ids = self.encode(text)
@@ -99,6 +103,17 @@ class Tokenizer(ABC):
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` so that transformers' AutoTokenizer gives the same ids."""
+
+    def extended(self, new_tokens: Sequence[str]) -> Tokenizer:
+        """This tokenizer with further special tokens, whose ids follow the last one; what it encodes stays.
+
+        Args:
+            new_tokens: their spellings, in the order of their ids.
+
+        Raises:
+            TokenizerError: it has one of them already, or cannot take any.
+        """
+        raise TokenizerError(f"a {type(self).__name__} takes no new tokens ({', '.join(new_tokens)}): leave them out.")
 
     def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
         """The tokenizer ready for use; one that is yet to be trained learns from the documents and returns the trained one.

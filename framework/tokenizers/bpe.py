@@ -92,6 +92,11 @@ class BPE(ByteLevelTokenizer):
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         return self._encoder.encode_batch(texts)
 
+    def extended(self, new_tokens: Sequence[str]) -> BPE:
+        extended = BPE(vocab_size=self.vocab_size + len(new_tokens), special_tokens=(EOS,))
+        extended._vocabulary = self.vocabulary.extended(new_tokens)
+        return extended
+
     def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
         if self._vocab_size is None or self._vocabulary is not None:
             return self

@@ -34,3 +34,6 @@ class Byte(ByteLevelTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         return [np.frombuffer(utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
+
+    def extended(self, new_tokens: Sequence[str]) -> Byte:
+        return Byte(tuple(self.vocabulary.extended(new_tokens).special_tokens))

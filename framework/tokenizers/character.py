@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from framework.errors import TokenizerError
 from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.files import cache_file, read_json, tokenizer_file, write_json, write_tokenizer
-from framework.tokenizers.special import EOS, PAD, added_tokens, number, tokenizer_config
+from framework.tokenizers.special import EOS, PAD, added_tokens, number, number_new, tokenizer_config
 from framework.tokenizers.text import utf8, well_formed
 
 
@@ -96,6 +96,12 @@ class Character(Tokenizer):
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(["characters", self.characters, self._special_spellings]).encode()).hexdigest()
+
+    def extended(self, new_tokens: Sequence[str]) -> Character:
+        known = {**{character: index for index, character in enumerate(self.characters)}, **self.special_tokens}
+        extended = Character(special_tokens=(*self._special_spellings, *number_new(new_tokens, known, self.vocab_size)))
+        extended._characters = self.characters
+        return extended
 
     def save(self, directory: Path) -> None:
         write_tokenizer(directory, self._to_json(), tokenizer_config(self.special_tokens, "Character"))

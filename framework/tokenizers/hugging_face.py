@@ -20,18 +20,23 @@ from numpy.typing import NDArray
 from framework.errors import TokenizerError
 from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.files import CONFIG, read_json, tokenizer_file, write_tokenizer
+from framework.tokenizers.special import added_tokens, number_new
 from framework.tokenizers.text import well_formed
 from framework.tokenizers.vocabulary import bytes_of
 
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"  # where transformers before 4.34 named the special tokens
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+FURTHER = ("additional_special_tokens", "extra_special_tokens")
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")  # of added tokens
 GROUP = 256  # texts given to the library at a time: bounds the memory its results take
 
 
 class HuggingFace(Tokenizer):
     """A published tokenizer as transformers would run it on plain text: same ids, no special ones, nothing added.
 
-    Tokens marked special, and those the configuration names as bos, eos, pad, ..., are special; other added tokens are vocabulary.
+    Tokens marked special, and those the configuration names as bos, eos, pad, ... or special, are special; other added tokens are
+    vocabulary, found in text with the spaces around them that their flags say.
     A tokenizer with an unknown token gives that for what it cannot express; byte-level ones have no need to.
 
     Args:
@@ -41,31 +46,49 @@ class HuggingFace(Tokenizer):
 
     def __init__(self, path: Path, eos_token: str | None = None) -> None:
         file = tokenizer_file(Path(path))
-        self._content = read_json(file)
-        self._config = _config(file)
-        self._roles = _roles(self._config)
+        self._set(read_json(file), _config(file), str(file), eos_token)
+
+    @classmethod
+    def of(cls, content: dict[str, Any], config: dict[str, Any], source: str) -> HuggingFace:
+        """The tokenizer that these two files' contents would be, made from `source`. Raises TokenizerError as opening them does."""
+        made = cls.__new__(cls)
+        made._set(content, {**PLAIN_CONFIG, **config}, source, None)
+        return made
+
+    def _set(self, content: dict[str, Any], config: dict[str, Any], source: str, eos_token: str | None) -> None:
+        self._content, self._config, self._source = _with_stated_tokens(content, config, source), config, source
+        self._roles = _roles(config)
         if eos_token is not None:
             self._roles["eos_token"] = eos_token
-        self._source = str(file)
-        self._tokenizer = _open(self._content, set(self._roles.values()), self._source)
+        self._tokenizer = _open(self._content, self._named(), self._source)
         self._special_tokens = {
             token.content: token_id for token_id, token in sorted(self._tokenizer.get_added_tokens_decoder().items()) if token.special
         }
         self._refuse_leaks()
         if "eos_token" not in self._roles:
-            raise TokenizerError(f"{file} names no end-of-document token; give eos_token, one of {', '.join(self._special_tokens)}.")
+            raise TokenizerError(f"{source} names no end-of-document token; give eos_token, one of {', '.join(self._special_tokens)}.")
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_tokenizer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # the library's own pickle forgets that special tokens are not to be parsed out of text
-        self._tokenizer = _open(self._content, set(self._roles.values()), self._source)
+        self._tokenizer = _open(self._content, self._named(), self._source)
+
+    def _named(self) -> set[str]:
+        """Spellings that the configuration calls special."""
+        further = [token for name in FURTHER for token in _listed(self._config.get(name))]
+        return {*self._roles.values(), *further}
 
     def _refuse_leaks(self) -> None:
-        """Some models (Unigram) find a special token's spelling in plain text by themselves: better not opened than unsafe."""
+        """Some models (Unigram) find a special token's spelling in plain text by themselves: better not opened than unsafe.
+
+        The unknown token is what text may well become.
+        """
+        model = self._content["model"]
+        unknown = model.get("unk_token") or (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
         for spelling, token_id in self._special_tokens.items():
-            if token_id in self.encode(spelling):
+            if spelling != unknown and token_id in self.encode(spelling):
                 raise TokenizerError(f"{self._source}: plain text {spelling!r} would become the special id {token_id}; it cannot be used.")
 
     @cached_property
@@ -100,6 +123,10 @@ class HuggingFace(Tokenizer):
     @property
     def pad_id(self) -> int:
         return self._special_tokens[self._roles.get("pad_token", self._roles["eos_token"])]
+
+    def takes_spaces(self, token: str) -> tuple[bool, bool]:
+        found = self._tokenizer.get_added_tokens_decoder()[self._special_tokens[token]]
+        return found.lstrip, found.rstrip
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(_valid(text), add_special_tokens=False).ids
@@ -149,6 +176,17 @@ class HuggingFace(Tokenizer):
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    def extended(self, new_tokens: Sequence[str]) -> HuggingFace:
+        known = {token: self._tokenizer.token_to_id(token) for token in new_tokens}
+        numbered = number_new(new_tokens, known, self.vocab_size)
+        content = {**self._content, "added_tokens": [*self._content.get("added_tokens", []), *added_tokens(numbered)]}
+        extended = HuggingFace.of(content, {**_with_new(self._config, new_tokens), **self._roles}, self._source)
+        if any(extended.special_tokens.get(token) != token_id for token, token_id in numbered.items()):
+            raise TokenizerError(
+                f"{self._source} leaves some ids unused, and the tokenizers library would give the new tokens those: it takes none."
+            )
+        return extended
+
     def save(self, directory: Path) -> None:
         config = {key: value for key, value in self._config.items() if key != "auto_map"}  # names code that is not saved with it
         write_tokenizer(directory, self._content, {**config, **self._roles})
@@ -160,7 +198,7 @@ def _valid(text: str) -> str:
 
 def _config(file: Path) -> dict[str, Any]:
     """The configuration beside a tokenizer.json, or the little that is needed."""
-    found: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    found: dict[str, Any] = dict(PLAIN_CONFIG)
     for name in (SPECIAL_TOKENS_MAP, CONFIG):
         beside = file.with_name(name)
         if beside.is_file():
@@ -173,6 +211,31 @@ def _roles(config: Mapping[str, Any]) -> dict[str, str]:
     stated = {role: config.get(role) for role in ROLES}
     spelled = {role: token["content"] if isinstance(token, dict) else token for role, token in stated.items()}
     return {role: token for role, token in spelled.items() if token}
+
+
+def _listed(stated: Any) -> list[str]:
+    """Spellings of tokens in a list or an object of configurations: each a spelling, or an object with `content`."""
+    tokens = stated.values() if isinstance(stated, dict) else stated or []
+    return [token["content"] if isinstance(token, dict) else token for token in tokens]
+
+
+def _with_new(config: Mapping[str, Any], new_tokens: Sequence[str]) -> dict[str, Any]:
+    """A configuration with further special tokens in its lists of them; of added tokens the tokenizer.json has the whole list."""
+    listed = {name: [*config[name], *new_tokens] for name in FURTHER if isinstance(config.get(name), list)}
+    return {**{key: value for key, value in config.items() if key != "added_tokens_decoder"}, **listed}
+
+
+def _with_stated_tokens(content: dict[str, Any], config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The tokenizer.json with the added tokens that the configuration states: its flags win, as transformers has it."""
+    stated = config.get("added_tokens_decoder") or {}
+    tokens = {token["content"]: token for token in copy.deepcopy(content.get("added_tokens", []))}
+    try:
+        for token_id, token in stated.items():
+            flags = {flag: token.get(flag, False) for flag in FLAGS}
+            tokens.setdefault(token["content"], {"id": int(token_id), "content": token["content"]}).update(flags)
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise TokenizerError(f"added_tokens_decoder in the configuration beside {source} is damaged: {problem!r}.") from problem
+    return {**content, "added_tokens": sorted(tokens.values(), key=lambda token: token["id"])} if stated else content
 
 
 def _open(content: dict[str, Any], special: set[str], source: str) -> tokenizers.Tokenizer:

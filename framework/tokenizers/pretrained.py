@@ -8,16 +8,22 @@ from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.files import CONFIG, read_json, tokenizer_file
 
 
-def pretrained(path: Path) -> Tokenizer:
+def pretrained(path: Path, new_tokens: tuple[str, ...] = ()) -> Tokenizer:
     """The tokenizer in a model directory: the one of ours that saved it, else Hugging Face's library on its tokenizer.json.
 
     Args:
         path: the directory, or the tokenizer.json in it.
+        new_tokens: special tokens that it gets, as its last ids.
 
     Raises:
-        TokenizerError: there is no tokenizer, or it is damaged.
+        TokenizerError: there is no tokenizer, it is damaged, or it has one of the new tokens already.
     """
-    file = tokenizer_file(Path(path))
+    stored = _stored(Path(path))
+    return stored.extended(new_tokens) if new_tokens else stored
+
+
+def _stored(path: Path) -> Tokenizer:
+    file = tokenizer_file(path)
     config = file.with_name(CONFIG)
     ours = read_json(config).get("framework") if config.is_file() else None
     match ours:  # a closed list: a file never chooses what is imported

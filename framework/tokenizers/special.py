@@ -24,6 +24,25 @@ def number(special_tokens: Sequence[str], first_id: int) -> dict[str, int]:
     return {token: first_id + index for index, token in enumerate(special_tokens)}
 
 
+def number_new(new_tokens: Sequence[str], ids: Mapping[str, int | None], first_id: int) -> dict[str, int]:
+    """Ids of new special tokens, from `first_id` on, in order.
+
+    Args:
+        new_tokens: their spellings.
+        ids: spelling -> id of those that the tokenizer has already, or None.
+        first_id: the first free one.
+
+    Raises:
+        TokenizerError: one is there already, is given twice, or is empty.
+    """
+    if len(set(new_tokens)) < len(new_tokens) or "" in new_tokens:
+        raise TokenizerError(f"the new tokens {list(new_tokens)} must be different and not empty.")
+    for token in new_tokens:
+        if ids.get(token) is not None:
+            raise TokenizerError(f"the tokenizer has {token!r} already, as id {ids[token]}: leave it out of the new tokens.")
+    return {token: first_id + index for index, token in enumerate(new_tokens)}
+
+
 def added_tokens(special_tokens: Mapping[str, int]) -> list[dict[str, Any]]:
     """The `added_tokens` of a tokenizer.json, by id."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

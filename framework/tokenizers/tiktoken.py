@@ -1,10 +1,11 @@
-"""tiktoken's published encodings by name: GPT-2's, GPT-4's and GPT-4o's vocabularies.
+"""tiktoken's published encodings by name (GPT-2's, GPT-4's and GPT-4o's vocabularies), and files of ranks in its form.
 
-A name flows in; the vocabulary comes from tiktoken, which downloads it once. Must not know files or training.
+A name flows in and the vocabulary comes from tiktoken, which downloads it once; or a file flows in. Must not know training.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import tempfile
@@ -18,9 +19,11 @@ import tiktoken
 from numpy.typing import NDArray
 
 from framework.errors import TokenizerError
+from framework.tokenizers.base import Tokenizer
 from framework.tokenizers.byte_level import ByteLevelTokenizer
 from framework.tokenizers.encoder import Encoder
-from framework.tokenizers.patterns import SPLIT_PATTERNS
+from framework.tokenizers.hugging_face import HuggingFace
+from framework.tokenizers.patterns import SPLIT_PATTERNS, split_pattern
 from framework.tokenizers.vocabulary import Vocabulary
 
 Name = Literal["gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base", "cl100k", "o200k"]
@@ -54,6 +57,54 @@ class Tiktoken(ByteLevelTokenizer):
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         return self._encoder.encode_batch(texts)
+
+
+def tiktoken_ranks(
+    path: Path,
+    special_tokens: tuple[str, ...],
+    pattern: str = "gpt4",
+    eos_token: str | None = None,
+    bos_token: str | None = None,
+) -> Tokenizer:
+    """The tokenizer of a file of ranks (`.tiktoken`, Llama 3's `tokenizer.model`): on each line a token in base64 and its id.
+
+    Args:
+        path: the file.
+        special_tokens: spellings, in order; their ids follow the ranks, which is what the file leaves to say.
+        pattern: how text splits before merging: gpt2, gpt4 (Llama 3's too), gpt4o, or a regular expression.
+        eos_token: the special token that ends a document; null: the first.
+        bos_token: the special token that begins every prompt; null: nothing does.
+
+    Raises:
+        TokenizerError: the file is missing, damaged, or no such file.
+    """
+    path = Path(path)
+    ranks = _ranks(path)
+    names = {"eos_token": eos_token or next(iter(special_tokens), ""), **({"bos_token": bos_token} if bos_token else {})}
+    if unknown := sorted(set(names.values()) - set(special_tokens)):
+        raise TokenizerError(f"{unknown[0]!r} is none of the special tokens {', '.join(special_tokens) or '(none)'} for {path}.")
+    first = max(ranks.values()) + 1
+    content = Vocabulary(ranks, {token: first + index for index, token in enumerate(special_tokens)}, split_pattern(pattern)).to_json()
+    return HuggingFace.of(content, {**names, "add_bos_token": bos_token is not None}, str(path))
+
+
+def _ranks(path: Path) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    try:
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            if len(ranks) < number or int(rank) < 0:
+                raise ValueError("a token twice, or an id below 0")
+    except OSError as problem:
+        raise TokenizerError(f"{path} cannot be read: {problem.strerror}.") from problem
+    except ValueError as problem:
+        raise TokenizerError(
+            f"{path} is no file of tiktoken's ranks: line {number} is no token in base64 and an id ({problem})."
+        ) from problem
+    if not ranks:
+        raise TokenizerError(f"{path} is no file of tiktoken's ranks: it is empty.")
+    return ranks
 
 
 def downloaded(name: Name) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 from framework.errors import TokenizerError
 from framework.tokenizers.files import read_json
-from framework.tokenizers.special import EOS, added_tokens
+from framework.tokenizers.special import EOS, added_tokens, number_new
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _MODEL = {
@@ -58,6 +58,10 @@ class Vocabulary:
     def size(self) -> int:
         """One more than the largest id (cl100k_base and o200k_base leave some ids unused)."""
         return max(*self.ranks.values(), *self.special_tokens.values()) + 1
+
+    def extended(self, new_tokens: Sequence[str]) -> Vocabulary:
+        """With further special tokens after the last id. Raises TokenizerError for one that is there already."""
+        return replace(self, special_tokens={**self.special_tokens, **number_new(new_tokens, self.special_tokens, self.size)})
 
     def token_bytes(self) -> list[bytes]:
         """Bytes by id; an unused id has none."""

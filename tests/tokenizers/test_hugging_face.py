@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from framework.errors import TokenizerError
 from framework.testing.tokenizers import CHECKS, random_texts
 from framework.tokenizers import base
 from framework.tokenizers.bpe import BPE
-from framework.tokenizers.hugging_face import HuggingFace
+from framework.tokenizers.hugging_face import FLAGS, HuggingFace
 
 SENTENCES = ["She sells sea shells by the sea shore.", "The shells she sells are sea shells, I'm sure."] * 10
 
@@ -161,3 +162,72 @@ def test_no_end_token(tmp_path: Path) -> None:
 def test_configuration_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="names special tokens that its vocabulary lacks: <none>"):
         HuggingFace(write(tmp_path, byte_level(["</s>"]), {"eos_token": "<none>"}))
+
+
+AROUND = [
+    "a<tool> b",
+    "a <tool>b",
+    " <tool>  <tool>\n x",
+    "x<TOOL>y <Tool> ",
+    "sea <end>\n\n sells",
+    "sea<end>",
+    "a tool b",
+    "toolbox tool.",
+]
+
+
+@pytest.mark.parametrize("make", [lambda: byte_level(["</s>"]), sentencepiece_bpe], ids=["byte level", "sentencepiece"])
+@pytest.mark.parametrize("flags", itertools.product([False, True], repeat=4), ids=str)
+def test_flags_of_added_tokens(flags: tuple[bool, ...], make: Callable[[], Tokenizer], tmp_path: Path) -> None:
+    """Spaces around a token, whole words, normalised text: all sixteen, as transformers has it; special ones are no text's anyway."""
+    tool, word, end = (AddedToken(text, **dict(zip(FLAGS[:4], flags, strict=True))) for text in ("<tool>", "tool", "<end>"))
+    inner = make()
+    inner.add_tokens([tool, word])
+    inner.add_special_tokens([end])
+    folder = write(tmp_path, inner, {"eos_token": "</s>"})
+    for text in AROUND:
+        assert HuggingFace(folder).encode(text) == oracle_ids(folder, text)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_the_configuration_s_flags_win(special: bool, tmp_path: Path) -> None:
+    """`added_tokens_decoder` changes a token's flags and adds tokens, as transformers has it; what is saved holds them."""
+    inner = byte_level(["</s>"])
+    inner.add_tokens([AddedToken("<tool>", normalized=False)])
+    first = inner.token_to_id("<tool>")
+    flags = {"lstrip": False, "rstrip": True, "single_word": False, "normalized": False}
+    stated = {
+        str(first): {"content": "<tool>", **flags, "special": special},
+        str(first + 1): {"content": "<new>", **flags, "special": False},
+    }
+    folder = write(tmp_path, inner, {"eos_token": "</s>", "added_tokens_decoder": stated})
+    tokenizer = HuggingFace(folder)
+    tokenizer.save(tmp_path / "saved")
+    assert (first in tokenizer.encode("<tool>")) is not special
+    assert tokenizer.encode("<new>") == [first + 1] and tokenizer.vocab_size == first + 2
+    for text in ["a<tool>  b<new> \n c", *AROUND]:
+        assert tokenizer.encode(text) == HuggingFace(tmp_path / "saved").encode(text) == oracle_ids(folder, text)
+
+
+@pytest.mark.parametrize("name", ["additional_special_tokens", "extra_special_tokens"])
+@pytest.mark.parametrize("stated", [["<tool>"], [{"content": "<tool>"}], {"tool_token": "<tool>"}], ids=["list", "objects", "names"])
+def test_what_the_configuration_calls_special_comes_from_no_text(name: str, stated: Any, tmp_path: Path) -> None:
+    inner = byte_level(["</s>"])
+    inner.add_tokens([AddedToken("<tool>", normalized=False)])
+    tokenizer = HuggingFace(write(tmp_path, inner, {"eos_token": "</s>", name: stated}))
+    assert set(tokenizer.special_tokens) == {"</s>", "<tool>"}
+    assert tokenizer.special_tokens["<tool>"] not in tokenizer.encode("<tool>")
+
+
+def test_damaged_added_tokens(tmp_path: Path) -> None:
+    config = {"eos_token": "</s>", "added_tokens_decoder": {"x": {"content": "<tool>"}}}
+    with pytest.raises(TokenizerError, match=r"added_tokens_decoder in the configuration beside .* is damaged"):
+        HuggingFace(write(tmp_path, byte_level(["</s>"]), config))
+
+
+def test_an_unknown_token_is_what_text_may_become(tmp_path: Path) -> None:
+    """Its own spelling too, where the vocabulary lacks the characters: that is no leak."""
+    inner = Tokenizer(models.BPE({"<unk>": 0, "</s>": 1, "a": 2, "s": 3, "/": 4, ">": 5, "<": 6}, [], unk_token="<unk>"))
+    inner.add_special_tokens(["<unk>", "</s>"])
+    tokenizer = HuggingFace(write(tmp_path, inner, {"eos_token": "</s>", "unk_token": "<unk>"}))
+    assert tokenizer.encode("ab") == [2, 0] and tokenizer.encode("</s>") == [6, 4, 3, 5]
