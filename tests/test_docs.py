@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs" / "guide").glob("*.md"))
+BLOCK = re.compile(r"(<!-- slow -->\n)?```sh\n(.*?)```", re.DOTALL)
+BLOCKS = {(page.stem, bool(slow)): page for page in PAGES for slow, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+
+
+def run(page: Path, slow: bool, folder: Path) -> None:
+    """A page's commands, in order, in one place."""
+    binaries = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    for is_slow, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if bool(is_slow) == slow:
+            done = subprocess.run(["sh", "-e", "-c", text], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{text}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("name", [name for name, slow in BLOCKS if not slow])
+def test_a_page_of_the_guide_runs(name: str, tmp_path: Path) -> None:
+    run(BLOCKS[name, False], False, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, slow in BLOCKS if slow])
+def test_a_page_s_slow_commands_run(name: str, tmp_path: Path) -> None:
+    run(BLOCKS[name, True], True, tmp_path)
 
 
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Tokenizer(ABC):
         """Ids of plain text: no special ids, nothing added. Special tokens' spellings are encoded as ordinary text."""
 
     def takes_spaces(self, token: str) -> tuple[bool, bool]:
-        """Whether a special token takes the whitespace before it, and behind it, out of a text (Phi 3's <|end|>: behind it)."""
+        """Whether a special token takes the whitespace before it, and behind it, out of a text (Phi 3: behind `<|end|>`)."""
         return False, False
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -113,7 +113,7 @@ class Tokenizer(ABC):
         Raises:
             TokenizerError: it has one of them already, or cannot take any.
         """
-        raise TokenizerError(f"a {type(self).__name__} takes no new tokens ({', '.join(new_tokens)}): leave them out.")
+        raise TokenizerError(f"{type(self).__name__} takes no new tokens ({', '.join(new_tokens)}): leave them out.")
 
     def prepare(self, documents: Callable[[], Iterable[str]], fingerprint: str, cache: Path) -> Tokenizer:
         """The tokenizer ready for use; one that is yet to be trained learns from the documents and returns the trained one.
