@@ -16,7 +16,7 @@ from framework.errors import ConfigError, RequestError
 if TYPE_CHECKING:
     from framework.commands.model_options import ModelOptions
     from framework.generation import Generator, Settings
-    from framework.inspection.forward import Account
+    from framework.inspection.forward.facts import Account
 
 NEW_TOKENS = 10  # of the generation loop, where nothing else is asked for
 EVERY = "every"
@@ -82,14 +82,14 @@ def inspect_model(
         raise ConfigError(f"--tokenizer_only shows no network: leave out --{asked[0]}")
     numbers = _tokenizer(directory, text) if tokenizer_only else _forward(directory, text, top, questions, settings, model)
     colour = color == "always" or (color == "auto" and sys.stdout.isatty())
-    from framework.inspection.forward_terminal import ForwardText
+    from framework.inspection.forward.terminal import ForwardText
 
     print(*ForwardText(numbers, colour, questions.layers).lines(), sep="\n")
     if json is not None:
         json.write_text(json_format.dumps(numbers, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         note(f"wrote {json}")
     if html is not None:
-        from framework.inspection.forward_page import forward_page
+        from framework.inspection.forward.page import forward_page
 
         html.write_text(forward_page(numbers), encoding="utf-8")
         note(f"wrote {html}")
@@ -98,7 +98,7 @@ def inspect_model(
 
 def _tokenizer(directory: Path, text: str) -> dict[str, Any]:
     from framework.formats import sources
-    from framework.inspection.forward import tokenization
+    from framework.inspection.forward.facts import tokenization
     from framework.tokenizers.files import TOKENIZER
     from framework.tokenizers.pretrained import pretrained
 
@@ -107,9 +107,9 @@ def _tokenizer(directory: Path, text: str) -> dict[str, Any]:
 
 
 def _forward(directory: Path, text: str, top: int, questions: Questions, settings: Settings, model: ModelOptions) -> dict[str, Any]:
-    from framework.inspection.forward import Account
-    from framework.inspection.sampling import cut, write
-    from framework.inspection.trace import trace
+    from framework.inspection.forward.facts import Account
+    from framework.inspection.forward.sampling import cut, write
+    from framework.inspection.forward.trace import trace
 
     if model.dtype is None:
         model = replace(model, dtype="float32")
@@ -132,7 +132,7 @@ def _forward(directory: Path, text: str, top: int, questions: Questions, setting
 def _experiments(account: Account, generator: Generator, ids: list[int], questions: Questions) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from framework.inspection.experiments import ablate, every_part, parts_of, patch
+    from framework.inspection.forward.experiments import ablate, every_part, parts_of, patch
 
     network, results, sweep = generator.engine.network, [], {}
     for name in questions.ablate:

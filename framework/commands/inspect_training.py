@@ -16,7 +16,7 @@ from framework.commands.terminal import note, tolerate_encodings
 from framework.errors import ConfigError
 
 if TYPE_CHECKING:
-    from framework.inspection.learning import Learning
+    from framework.inspection.learning.step import Learning
 
 HELP = """usage: framework inspect-training CONFIG [OPTIONS] [further arguments as of framework fit]
        framework inspect-training --recipe NAME [OPTIONS] ...
@@ -45,8 +45,8 @@ def inspect_training(arguments: list[str]) -> int:
     if options["color"] not in ("auto", "always", "never"):
         raise ConfigError(f"--color is {options['color']!r}; it takes one of auto, always, never.")
     found = _look(words, steps_before, rows, options["weights"])
-    from framework.inspection.learning_steps import write_json, write_page
-    from framework.inspection.learning_text import learning_lines
+    from framework.inspection.learning.pages import write_json, write_page
+    from framework.inspection.learning.terminal import learning_lines
 
     print(*learning_lines(found, options["color"] == "always" or (options["color"] == "auto" and sys.stdout.isatty())), sep="\n")
     for name, write in (("html", write_page), ("json", write_json)):
@@ -84,12 +84,12 @@ def _whole(options: dict[str, str], name: str, least: int) -> int:
 def _look(words: list[str], steps_before: int, rows: int, weights: str) -> Learning:
     """Train to the step and through it, in a directory that is gone afterwards."""
     from framework.commands import fit
-    from framework.inspection.learning_weights import parse_places, split_places
+    from framework.inspection.learning.weights import parse_places, split_places
 
     places = split_places(weights)
     parse_places(places)  # a misspelt one is told before anything slow
     observer = {
-        "class_path": "framework.inspection.learning_steps.OneStep",
+        "class_path": "framework.inspection.learning.pages.OneStep",
         "init_args": {"steps_before": steps_before, "rows": rows, "weights": places},
     }
     with tempfile.TemporaryDirectory(prefix="framework-") as directory:
@@ -100,7 +100,7 @@ def _look(words: list[str], steps_before: int, rows: int, weights: str) -> Learn
             raise ConfigError("--resume auto would look in a run that this command does not go on with: name it, --resume runs/NAME.")
         (Path(directory) / settings.get("name", "run")).mkdir(parents=True)  # a resumed run expects its own
         from framework.commands import lightning_cli
-        from framework.inspection.learning_steps import Seen
+        from framework.inspection.learning.pages import Seen
 
         try:
             lightning_cli.run("fit", composition, fit.plugins_in_use(composition.config))

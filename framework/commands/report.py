@@ -21,10 +21,10 @@ def report(*runs: str, output: Path | None = None, json: bool = False) -> int:
     from json import dumps
 
     from framework.files import write_durably
-    from framework.inspection import report as pages
-    from framework.inspection import report_terminal
-    from framework.inspection.report_facts import as_json
-    from framework.inspection.report_logs import read_runs
+    from framework.inspection.report import page as pages
+    from framework.inspection.report import terminal
+    from framework.inspection.report.facts import as_json
+    from framework.inspection.report.logs import read_runs
 
     if not runs:
         raise ConfigError("name at least one run: framework report runs/pretrain --output report.html")
@@ -41,5 +41,5 @@ def report(*runs: str, output: Path | None = None, json: bool = False) -> int:
     if json:
         write(f"{dumps(as_json(found), ensure_ascii=False, allow_nan=False, indent=1, default=str)}\n")
     elif output is None:
-        write("".join(f"{line}\n" for line in report_terminal.lines(found)))
+        write("".join(f"{line}\n" for line in terminal.lines(found)))
     return 0
