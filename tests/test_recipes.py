@@ -230,7 +230,7 @@ def test_a_recipe_without_its_beginning_says_what_is_missing(framework: Framewor
     monkeypatch.chdir(tmp_path)
     for name, beginning in {"sft": "pretrain", "lora-sft": "pretrain", "reward-model": "sft", "dpo": "sft", "ppo": "sft"}.items():
         refused = framework("finetune", "--recipe", name, *SMOKE)
-        assert refused.code == 2 and refused.err.startswith(f"error: runs/{beginning} is no model directory"), refused.err
+        assert refused.code == 2 and refused.err.startswith(f"error: there is no directory runs/{beginning}"), refused.err
 
 
 @pytest.fixture(scope="session")
@@ -243,7 +243,7 @@ def other_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MISTAKES: dict[str, tuple[list[Any], str]] = {
-    "no such beginning": (["sft", "--init_from", "runs/nope"], "runs/nope is no model directory"),
+    "no such beginning": (["sft", "--init_from", "runs/nope"], "there is no directory runs/nope"),
     "no such recipe": (["pppo"], "there is no recipe 'pppo'; did you mean ppo?"),
     "no such reward": (
         ["grpo", "--model.rewards", "[ExactMatsh]"],

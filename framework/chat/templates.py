@@ -73,7 +73,8 @@ def find_template(name: str, tokenizer: Tokenizer) -> tuple[str, dict[str, str]]
     if missing:
         raise ConfigError(
             f"the chat template {name} is written with the special tokens {', '.join(missing)}, which the tokenizer lacks (it has "
-            f"{', '.join(tokenizer.special_tokens)}): train it with them, or take the template simple."
+            f"{', '.join(tokenizer.special_tokens)}): train it with them, add them to a model that is there (--init_from SOURCE "
+            f"--adapt.new_tokens '{json.dumps(missing)}'), or take the template simple."
         )
     with tempfile.TemporaryDirectory() as folder:  # as a model saved with this tokenizer will spell them
         tokenizer.save(Path(folder))

@@ -20,7 +20,7 @@ from framework.commands.prompts_file import Row
 from framework.commands.results_file import ResultsFile
 from framework.commands.terminal import note, write
 from framework.errors import RequestError, UserError
-from framework.generation import model_directory
+from framework.formats import sources
 from framework.generation.replies import pieces
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class _Progress:
 
 def _identity(directory: Path, rows: Sequence[Row], settings: Settings) -> str:
     """What the answers depend on, as SHA-256 (hex): the model's files, the prompts and the settings."""
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model_directory(directory).iterdir())]
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(sources.directory(directory).iterdir())]
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     content = json.dumps([files, [row.fields for row in rows], values], default=lambda part: [type(part).__qualname__, vars(part)])
     return hashlib.sha256(content.encode()).hexdigest()

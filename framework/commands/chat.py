@@ -31,7 +31,7 @@ def chat(directory: Path, *, system: str | None = None, stats: bool = False, set
     the conversation draws with the seed plus i.
 
     Args:
-        directory: a run (`runs/sft`) or a model directory.
+        directory: a run (`runs/sft`), a model directory, a GGUF file, or ORG/NAME of the Hugging Face hub.
         system: the system message.
         stats: true: after each reply its tokens and their speed.
     """

@@ -21,7 +21,7 @@ from framework.commands.slots import PART_KEYS, family_of, is_file, is_list, nor
 from framework.errors import ConfigError
 
 Keys = tuple[str, ...]
-SECTIONS = ("model", "data", "trainer", "checkpoints")  # top-level keys whose value may be a YAML file
+SECTIONS = ("adapt", "model", "data", "trainer", "checkpoints")  # top-level keys whose value may be a YAML file
 PATH_KEYS = ("path", "paths", "shards")
 RUN_KEYS = ("init_from", "reward_model")  # name runs, which live in the working directory, whatever file says so
 FLAGS = ("--help", "-h", "--print_config", "--debug")  # arguments that take no value

@@ -39,7 +39,7 @@ def evaluate(
     Each figure comes with the number it was estimated from and its 95% interval.
 
     Args:
-        directory: a run (`runs/pretrain`) or a model directory.
+        directory: a run (`runs/pretrain`), a model directory, a GGUF file, or ORG/NAME of the Hugging Face hub.
         tasks: a task or a list of them in a YAML file, or a class's name; `--tasks+=` adds one, `--tasks.NAME VALUE` sets an argument of the last.
         output: gets the results as JSON, with settings, counts and examples.
         max_running: most replies that are worked on together; more is faster and takes more memory.

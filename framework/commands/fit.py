@@ -15,9 +15,11 @@ import yaml
 
 from framework import share
 from framework.commands import check
+from framework.commands.adapting import take_adapt
 from framework.commands.compose import Composition, compose
 from framework.commands.part_help import part_help
 from framework.errors import ConfigError
+from framework.formats import sources
 from framework.registry import CORE, Registry, families, registry
 
 PLAIN = ("name", "runs_dir", "resume", "overwrite", "init_from", "seed_everything")
@@ -82,6 +84,7 @@ def composed(arguments: list[str]) -> Composition:
         raise ConfigError(f"{composition.flags[0]} has no effect here; leave it out.")
     _take_init_from(composition)
     check.check(composition, lightning_cli.sections(), PLAIN)
+    take_adapt(composition)
     _share_seed(composition)
     return composition
 
@@ -100,6 +103,8 @@ def _run(subcommand: str, arguments: list[str]) -> int:
         print(_part_help(composition, help_flag, lightning_cli.sections()))
         return 0
     check.check(composition, lightning_cli.sections(), PLAIN)
+    if not composition.flags:
+        take_adapt(composition)
     _share_seed(composition)
     _place_logs(composition)
     try:
@@ -121,7 +126,7 @@ def _take_init_from(composition: Composition) -> None:
     composition.forget("init_from")
     if source is None or source == "null":
         return
-    directory = model_directory(Path(source))
+    directory = sources.directory(source)
     for key, family in ((_network_key(composition), "networks"), ("data.tokenizer", "tokenizers")):
         there = composition.get(key)
         where = composition.origin(composition.full_path(key))
@@ -132,9 +137,19 @@ def _take_init_from(composition: Composition) -> None:
         if there is not None:
             print(f"note: {key} comes from {source} instead of {where}", file=sys.stderr)
         composition.set(key, {"class_path": f"framework.{family}.Pretrained", "init_args": {"path": str(directory)}}, origin)
+    _take_template(composition, source, directory, origin)
+
+
+def _take_template(composition: Composition, source: str, directory: Path, origin: str) -> None:
+    """The chat template of --init_from's model, unless another was asked for where --init_from was, or later."""
     key = "data.chat_template"
-    given = composition.get(key) is not None or any(name.replace("init_args.", "") == key for name, _ in composition.overrides)
-    if not given and _takes(composition, "data", "chat_template") and _has_template(directory):
+    there, where = composition.get(key), composition.origin(composition.full_path(key))
+    asked = there is not None and where.partition(":")[0] == origin.partition(":")[0]
+    if asked or any(name.replace("init_args.", "") == key for name, _ in composition.overrides):
+        return
+    if _takes(composition, "data", "chat_template") and _has_template(directory):
+        if there is not None:
+            print(f"note: {key} comes from {source} instead of {where}", file=sys.stderr)
         composition.set(key, str(directory.resolve()), origin)
 
 
@@ -159,16 +174,6 @@ def _has_template(directory: Path) -> bool:
     from framework.chat import ChatTemplate
 
     return ChatTemplate.load(directory) is not None
-
-
-def model_directory(path: Path) -> Path:
-    """A model directory, given itself or the run it belongs to. Raises ConfigError naming the path."""
-    for candidate in (path / "model", path):
-        if (candidate / "config.json").is_file() or (candidate / "framework.json").is_file():
-            return candidate
-    raise ConfigError(
-        f"{path} is no model directory (it has no config.json); give runs/NAME of a finished run, or a Hugging Face directory."
-    )
 
 
 def _part_help(composition: Composition, flag: str, sections: dict[str, Any]) -> str:

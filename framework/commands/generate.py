@@ -39,7 +39,7 @@ def generate(
     What is not given comes from the model's generation_config.json, else it changes nothing (temperature 1, every token).
 
     Args:
-        directory: a run (`runs/pretrain`) or a model directory.
+        directory: a run (`runs/pretrain`), a model directory, a GGUF file, or ORG/NAME of the Hugging Face hub.
         prompts: texts to continue; `-` is what stdin holds; none begins a new document.
         samples: continuations of each prompt; number i of all draws with the seed plus i.
         max_running: most continuations that are worked on together; more is faster and takes more memory.

@@ -30,6 +30,7 @@ from framework.commands.arguments import shorten
 from framework.commands.compose import PATH_KEYS, Composition, absolute_paths
 from framework.commands.run_directory import RunDirectory
 from framework.errors import ConfigError, UserError
+from framework.formats.adaptation import Adaptation
 from framework.recipes.recipe import Recipe
 from framework.training.checkpoint_io import DurableCheckpointIO, read_manifest
 from framework.training.checkpoints import Checkpoints
@@ -70,7 +71,7 @@ class RunTooShort(UserError):
 
 def sections() -> dict[str, Any]:
     """Top-level configuration keys that hold a class's arguments."""
-    return {"trainer": Trainer, "checkpoints": Checkpoints}
+    return {"trainer": Trainer, "checkpoints": Checkpoints, "adapt": Adaptation}
 
 
 def run(subcommand: str, composition: Composition, plugins: dict[str, str]) -> None:
@@ -127,6 +128,7 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--init_from", type=str | None, default=None, help="A model directory or run whose network and tokenizer to start from."
         )
+        parser.add_class_arguments(Adaptation, "adapt")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
 
     def _parse_ckpt_path(self) -> None:
@@ -186,7 +188,7 @@ class CommandLine(LightningCLI):
         parser = self._parser(self.subcommand)
         text = parser.dump(_without_enums(self.config[self.subcommand]), format="yaml", skip_validation=True)
         resolved: dict[str, Any] = yaml.safe_load(text)
-        kept = {key: value for key, value in resolved.items() if key not in ("config", "resume", "overwrite", "init_from")}
+        kept = {key: value for key, value in resolved.items() if key not in ("config", "resume", "overwrite", "init_from", "adapt")}
         return absolute_paths(kept)
 
     # the subcommands

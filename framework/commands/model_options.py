@@ -22,7 +22,7 @@ class ModelOptions:
         device: cpu, cuda or cuda:1.
         compile: true: torch.compile for decoding; the first tokens take longer.
         lookup: guess what follows from what followed before; the text is the same, and comes sooner where it repeats its prompt.
-        draft: a run or directory of a much smaller model with the same tokenizer, which guesses what follows; the text is the same.
+        draft: a run, directory or GGUF file of a much smaller model with the same tokenizer, which guesses what follows; the text is the same.
         adapter: a LoRA adapter of the model, or the run that trained it; peft's are read too.
     """
 

@@ -50,7 +50,7 @@ def rank(
     A page shows the replies to one prompt after the other; Ctrl-C ends it. The same command goes on where it stopped.
 
     Args:
-        directory: a run or a model directory.
+        directory: a run, a model directory, a GGUF file, or ORG/NAME of the Hugging Face hub.
         prompts: what is replied to: JSON Lines or Parquet with "prompt", "messages", "question" or "instruction", else a text a line.
         output: the preferences, NAME.jsonl, in TRL's format; NAME.rankings.jsonl beside it keeps ties and skips too.
         agreement: tell how far the raters of such an output agree, and do nothing else.
@@ -122,9 +122,10 @@ def read_turns(path: Path) -> list[Turns]:
 def fingerprint(directory: Path, adapter: Path | None = None) -> str:
     """SHA-256 (hex) over the weights of a run or model directory, and of an adapter: which model wrote a reply."""
     from framework.files import sha256
-    from framework.generation.directory import adapter_directory, model_directory
+    from framework.formats import sources
+    from framework.generation.directory import adapter_directory
 
-    places = [model_directory(directory), *([] if adapter is None else [adapter_directory(adapter)])]
+    places = [sources.directory(directory), *([] if adapter is None else [adapter_directory(adapter)])]
     weights = [file for place in places for file in sorted(place.glob("*.safetensors"))]
     return hashlib.sha256("".join(map(sha256, weights)).encode()).hexdigest()
 

@@ -37,7 +37,7 @@ def serve(
     Ctrl-C or SIGTERM stops it: replies that run may finish first. The exit code is then 0.
 
     Args:
-        directories: runs or model directories, each `DIR` or `NAME=DIR`; requests choose by name, the first one is the default.
+        directories: runs, model directories, GGUF files or ORG/NAME of the Hugging Face hub, each `DIR` or `NAME=DIR`; requests choose by name, the first one is the default.
         host: address to listen on; one that others can reach needs a key.
         port: 0 takes a free one.
         api_key: what every request must bring as `Authorization: Bearer KEY`; better set in FRAMEWORK_API_KEY, which other users cannot see.
@@ -74,7 +74,7 @@ def named(directories: tuple[str, ...]) -> dict[str, Path]:
         directory = Path(rest if equals and "/" not in name else word)
         if not equals or "/" in name:
             resolved = directory.resolve()
-            name = resolved.parent.name if resolved.name == "model" else resolved.name
+            name = resolved.parent.name if resolved.name == "model" else resolved.name.removesuffix(".gguf")
         if not name:
             raise ConfigError(f"{word} has no name: write NAME=DIR")
         if name in places:

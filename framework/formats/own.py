@@ -6,21 +6,24 @@ architecture expresses the network. Must not know files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from framework.errors import CheckpointError
+from framework.formats.convert import is_finite
 from framework.networks.base import Network
 from framework.networks.parts import NETWORKS, class_path
 from framework.networks.transformer import Transformer
 from framework.registry import registry
 
-__all__ = ["build", "class_path", "fill", "to_tensors"]
+__all__ = ["build", "class_path", "fill", "to_tensors", "without_values"]
 
 VOCABULARY_TABLES = ("embedding.weight", "head.weight")
 
@@ -36,12 +39,29 @@ def build(path: str, init_args: Mapping[str, Any]) -> Network:
     try:
         for key, value in init_args.items():
             values[key] = _value(hints.get(key), value)
-        with torch.device("meta"):
+        with without_values():
             network = part(**values)
         has_buffers = any(True for _ in network.buffers())  # their values may come from __init__
         return part(**values) if has_buffers else network
     except (TypeError, ValueError) as problem:
         raise CheckpointError(f"{path} cannot be built from its saved arguments: {problem}") from problem
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules built inside have sizes and no values (device meta). None are made: torch would load its compiler to make nothing."""
+    with torch.device("meta"), _Undrawn():
+        yield
+
+
+class _Undrawn(TorchFunctionMode):
+    """Passes over what torch's tensors, torch.nn.init and `Module.to_empty` would draw or allocate."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_", "empty_like"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _value(hint: Any, value: Any) -> Any:
@@ -62,26 +82,39 @@ def to_tensors(network: Network) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network the state that `to_tensors` took; the tensors become its parameters without a copy.
+def fill(
+    network: Network,
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> None:
+    """Give a network the state that `to_tensors` took, as it comes; the tensors become its parameters, without a copy where they fit.
+
+    Args:
+        network: the one they are of; its own values may be missing (device meta).
+        tensors: by our names, each once.
+        dtype: type of the parameters; None: as given.
+        device: where they go.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, misshapen, or holds NaN or infinity.
     """
     expected = {name: tensor.shape for name, tensor in to_tensors(network).items()}
-    if expected.keys() != tensors.keys():
-        missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        raise CheckpointError(f"the weights do not fit the network: missing {missing[:5] or 'none'}, unexpected {unexpected[:5] or 'none'}")
     state = network.state_dict(keep_vars=True)
     loaded: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
+        if name not in expected or name in loaded:
+            raise CheckpointError(f"the weights do not fit the network: unexpected {name}")
         if expected[name] != tensor.shape:
             raise CheckpointError(f"the tensor {name} has shape {list(tensor.shape)}; the network says {list(expected[name])}")
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             raise CheckpointError(f"the tensor {name} holds NaN or infinite values")
+        tensor = tensor.to(device, dtype if tensor.is_floating_point() else None)
         padding = len(state[name]) - len(tensor) if tensor.ndim else 0  # rows that pad the vocabulary
         padded = F.pad(tensor, (0, 0, 0, padding)) if padding else tensor
         loaded[name] = nn.Parameter(padded, state[name].requires_grad) if isinstance(state[name], nn.Parameter) else padded
+    if missing := sorted(expected.keys() - loaded.keys()):
+        raise CheckpointError(f"the weights do not fit the network: missing {missing[:5]}")
     network.load_state_dict({name: loaded[first] for name, first in _first_names(network).items()}, assign=True)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from framework.registry import CORE, families, registry
 
 FORMAT_VERSION = 1
 MANIFEST = "framework.json"
+PART_BYTES = 2**25  # larger files are compared in parts of so many bytes, by all cores at once
+BUFFER_BYTES = 2**20
 
 
 def write_whole(directory: Path, write: Callable[[Path], str]) -> str:
@@ -57,31 +61,87 @@ def write_whole(directory: Path, write: Callable[[Path], str]) -> str:
 
 
 def seal(directory: Path, content: Mapping[str, Any]) -> None:
-    """Write a directory's framework.json: what it is, the versions, and a SHA-256 for every file and for itself."""
+    """Write a directory's framework.json: what it is, the versions, and a SHA-256 for every file, for parts of large ones and for itself."""
+    files = sorted(directory.iterdir())
+    with ThreadPoolExecutor() as threads:
+        whole = {file.name: threads.submit(sha256, file) for file in files}
+        parts = {file.name: [threads.submit(_sha256, file, part) for part in _parts(file)] for file in files if len(_parts(file)) > 1}
     manifest = {
         "format_version": FORMAT_VERSION,
         "framework_version": framework.__version__,
         **content,
         "plugins": _plugins(),
-        "files": {file.name: sha256(file) for file in sorted(directory.iterdir())},
+        "files": {name: digest.result() for name, digest in whole.items()},
+        "parts": {name: [digest.result() for digest in digests] for name, digests in parts.items()},
     }
     write_json(directory / MANIFEST, manifest | {"sha256": _digest(manifest)})
 
 
 def verify(directory: Path) -> dict[str, Any]:
     """The contents of framework.json, after comparing every file with its SHA-256. Raises CheckpointError naming the damaged file."""
-    manifest = read_json(Path(directory) / MANIFEST)
+    with verified(directory) as manifest:
+        return manifest
+
+
+@contextmanager
+def verified(directory: Path) -> Iterator[dict[str, Any]]:
+    """`verify`, the files being compared on other threads while what stands inside uses them; its end waits for all of them.
+
+    What a damaged file made go wrong inside is reported as what it is: the file that is damaged.
+    """
+    manifest = _manifest(Path(directory))
+    with ThreadPoolExecutor() as threads:
+        parts = manifest.get("parts", {})
+        files = [
+            compared
+            for name, digest in manifest["files"].items()
+            for compared in _compare(Path(directory) / name, digest, parts.get(name), threads)
+        ]
+        try:
+            yield manifest
+        finally:
+            for name, matches in files:
+                if not matches.result():
+                    raise CheckpointError(f"{Path(directory) / name} is damaged: it does not match its SHA-256 in {MANIFEST}")
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    """The contents of framework.json, after comparing it with its own SHA-256."""
+    manifest = read_json(directory / MANIFEST)
     if manifest.get("sha256") != _digest(manifest):
-        raise CheckpointError(f"{Path(directory) / MANIFEST} is damaged: it does not match its own SHA-256")
+        raise CheckpointError(f"{directory / MANIFEST} is damaged: it does not match its own SHA-256")
     if manifest["format_version"] > FORMAT_VERSION:
         raise CheckpointError(f"{directory} was written by framework {manifest['framework_version']}, which is newer: upgrade")
-    for name, expected in manifest["files"].items():
-        file = Path(directory) / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing")
-        if sha256(file) != expected:
-            raise CheckpointError(f"{file} is damaged: it does not match its SHA-256 in {MANIFEST}")
     return manifest
+
+
+def _compare(file: Path, digest: str, parts: Sequence[str] | None, threads: ThreadPoolExecutor) -> list[tuple[str, Future[bool]]]:
+    """Whether a file, or each part of it, has its digest, as soon as a thread has looked."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing")
+    if parts is None or len(parts) != len(_parts(file)):
+        return [(file.name, threads.submit(lambda: sha256(file) == digest))]
+    return [(file.name, threads.submit(_matches, file, part, expected)) for part, expected in zip(_parts(file), parts, strict=True)]
+
+
+def _matches(file: Path, start: int, digest: str) -> bool:
+    return _sha256(file, start) == digest
+
+
+def _parts(file: Path) -> range:
+    """Where each part of a file begins."""
+    return range(0, file.stat().st_size, PART_BYTES)
+
+
+def _sha256(file: Path, start: int) -> str:
+    """SHA-256 (hex) of the part of a file that begins there."""
+    digest, left = hashlib.sha256(), PART_BYTES
+    with file.open("rb") as opened:
+        opened.seek(start)
+        while left and (read := opened.read(min(left, BUFFER_BYTES))):
+            digest.update(read)
+            left -= len(read)
+    return digest.hexdigest()
 
 
 def settled(directory: Path) -> Path:

@@ -18,7 +18,8 @@ from framework.engine.engine import Engine
 from framework.engine.request import Request
 from framework.engine.speculation import DraftNetwork, PromptLookup
 from framework.errors import CheckpointError, RequestError
-from framework.generation.directory import adapter_directory, model_directory
+from framework.formats import sources
+from framework.generation.directory import adapter_directory
 from framework.generation.reader import Chunk, Reader
 from framework.generation.replies import pieces, texts
 from framework.generation.settings import Settings
@@ -82,7 +83,7 @@ class Generator:
         adapter: Path | str | None = None,
         **engine: Any,
     ) -> Generator:
-        """The model of a model directory, or of a run directory.
+        """The model of a run or a model directory, or of another source (`formats.sources`).
 
         Args:
             directory: where it is.
@@ -102,7 +103,7 @@ class Generator:
 
         from framework.checkpoint import load
 
-        model = model_directory(Path(directory))
+        model = sources.directory(directory)
         network, tokenizer, template = _load(model, None if adapter is None else adapter_directory(Path(adapter)))
         network = network.to(device=device, dtype=None if dtype is None else getattr(torch, dtype))
         if quantize is not None:
@@ -119,7 +120,7 @@ class Generator:
         if lookup:
             engine["speculation"] = PromptLookup()
         if draft is not None:
-            small, its_tokenizer = load(model_directory(Path(draft)))
+            small, its_tokenizer = load(sources.directory(draft))
             if its_tokenizer.fingerprint != tokenizer.fingerprint:
                 raise RequestError(f"the draft {draft} has another tokenizer than {directory}: its guesses would be other tokens")
             engine["speculation"] = DraftNetwork(small.to(device=device, dtype=None if dtype is None else getattr(torch, dtype)))
@@ -255,8 +256,10 @@ def _load(model: Path, adapter: Path | None) -> tuple[Network, Tokenizer, ChatTe
     template = ChatTemplate.load(model)
     if adapter is not None:
         from framework.formats.peft import load_adapter
+        from framework.tokenizers.pretrained import pretrained
 
-        network = load_adapter(network, adapter).merged()
+        adapted = load_adapter(network, adapter)
+        network, tokenizer = adapted.merged(), pretrained(adapter) if adapted.new_ids else tokenizer
         template = ChatTemplate.load(adapter) or template
     return network, tokenizer, template
 

@@ -7,8 +7,7 @@ Ids flow in, hidden states flow out, as the base has them and the adapter in use
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,10 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import CheckpointError
+from framework.networks import new_rows
 from framework.networks.base import Network, Role
-from framework.networks.linear import Linear
-from framework.networks.low_rank import AdaptedLinear, Adapter
+from framework.networks.digest import NO_IDS, hexadecimal, sha256
+from framework.networks.dot_product import soft_capped
+from framework.networks.linear import Linear, linear
+from framework.networks.low_rank import AdaptedLinear, Adapter, first_adapter
+from framework.networks.new_rows import AdaptedEmbedding, NewRows
 from framework.networks.parts import as_part
+from framework.networks.quantized import Kind
 from framework.networks.wrapper import Wrapper
 
 Targets = list[str] | Literal["all-linear"]
@@ -41,6 +45,8 @@ class LoRA(Wrapper):
             but the output matrix.
         rank_stabilised: scale with alpha / sqrt(rank) instead, so that high ranks learn as fast (arXiv 2312.03732).
         adapter: the first adapter's name.
+        new_ids: how many of the last ids have rows of the adapter's own in the tables, trained with it: those of tokens that are new.
+        quantize: keep the base's matrices in int8 or int4 while training; merging takes the exact ones, from where they came.
         vocab_size: of the base; null: the tokenizer's.
         context_length: of the base; null: the data's.
     """
@@ -57,28 +63,41 @@ class LoRA(Wrapper):
         targets: Targets = "all-linear",
         rank_stabilised: bool = False,
         adapter: str = "default",
+        new_ids: int = 0,
+        quantize: Kind | None = None,
         vocab_size: int | None = None,
         context_length: int | None = None,
     ) -> None:
         super().__init__()
-        self._take(base(vocab_size=vocab_size, context_length=context_length))  # type: ignore[call-arg]
+        exact = functools.partial(base, vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
+        network = exact()
+        last = network.vocab_size if vocab_size is None else vocab_size
+        self._take(network, range(last - new_ids, last), exact, quantize)
         self.add(adapter, rank, alpha, dropout, targets, rank_stabilised)
         self.use(adapter)
 
     @classmethod
-    def around(cls, base: Network) -> LoRA:
-        """A network with no adapter yet; the base becomes its own, and is frozen."""
+    def around(cls, base: Network, new_ids: range = NO_IDS) -> LoRA:
+        """A network with no adapter yet; the base becomes its own, and is frozen. Of `new_ids` each adapter will have rows of its own."""
         network = cls.__new__(cls)
         Network.__init__(network)
-        network._take(base)
+        network._take(base, new_ids)
         return network
 
-    def _take(self, base: Network) -> None:
+    def _take(self, base: Network, new_ids: range, exact: Callable[[], Network] | None = None, quantize: Kind | None = None) -> None:
+        digest = sha256(base, new_ids)
+        if new_ids:
+            new_rows.make_room(base, new_ids)
         self.base = base.requires_grad_(False)
         self.vocab_size, self.context_length = base.vocab_size, base.context_length
+        self.new_ids, self.quantize = new_ids, quantize
         self.in_use: str | None = None
         device = base.head_weight_VD.device
-        self.register_buffer("base_sha256", _sha256(base).to(device))
+        self._exact = exact
+        if quantize is not None:
+            for at in self.linears():
+                self._adapted(at).quantize(8 if quantize == "int8" else 4)
+        self.register_buffer("base_sha256", digest.to(device))
         # what was computed with one adapter must not serve another: an engine sees a buffer change as it sees weights change
         self.register_buffer("switches", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
         self.register_state_dict_post_hook(_leave_base_out)  # type: ignore[no-untyped-call]
@@ -90,12 +109,17 @@ class LoRA(Wrapper):
     @property
     def base_digest(self) -> str:
         """The base's SHA-256 as it was when it was taken, in hexadecimal digits: zeros for one without values."""
-        return _hex(self.base_sha256)
+        return hexadecimal(self.base_sha256)
 
     @property
     def layers(self) -> dict[str, AdaptedLinear]:
-        """The base's layers that have adapters, by the names they have in the base."""
+        """The base's layers that have adapters or are quantised, by the names they have in the base."""
         return {name: module for name, module in self.base.named_modules() if isinstance(module, AdaptedLinear)}
+
+    @property
+    def rows(self) -> dict[str, NewRows]:
+        """The adapters' rows of the tables, by the adapters' names; none where no ids are new."""
+        return new_rows.adapters(self.base)
 
     @property
     def names(self) -> list[str]:
@@ -125,40 +149,43 @@ class LoRA(Wrapper):
         """
         if rank < 1 or alpha <= 0 or not 0 <= dropout < 1:
             raise ValueError(f"rank ({rank}) must be at least 1, alpha ({alpha}) over 0, and dropout ({dropout}) in [0, 1)")
-        made: dict[str, Adapter] = {}
-        for at, layer in self._targeted(targets).items():
-            dtype = torch.promote_types(layer.weight.dtype, torch.float32)  # in bf16 small steps would be lost
-            A_RI = torch.empty(rank, layer.in_features, dtype=dtype, device=layer.weight.device)
-            nn.init.kaiming_uniform_(A_RI, a=math.sqrt(5))
-            made[at] = Adapter(A_RI, A_RI.new_zeros(layer.out_features, rank), alpha, dropout, rank_stabilised)
-        self.put(name, made)
+        chosen = self._targeted(targets).items()
+        made = {at: first_adapter(layer, rank, alpha, dropout, rank_stabilised) for at, layer in chosen}
+        self.put(name, made, new_rows.first(self.base, self.new_ids) if self.new_ids else None)
 
-    def put(self, name: str, adapters: Mapping[str, Adapter]) -> None:
-        """Enter an adapter by the base's layers. Raises ValueError for a name that is taken, or a layer or shape that does not fit."""
+    def put(self, name: str, adapters: Mapping[str, Adapter], rows: NewRows | None = None) -> None:
+        """Enter an adapter.
+
+        Args:
+            name: what it is called.
+            adapters: its matrices, by the base's layers.
+            rows: its rows of the tables, for `new_ids`.
+
+        Raises:
+            ValueError: a name that is taken, or a layer, shape or ids that do not fit.
+        """
         if not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise ValueError(f"an adapter cannot be called {name!r}: take another word of letters, digits and underscores")
         if name in self.names:
             raise ValueError(f"there is an adapter {name!r} already; take another name")
-        linears = self._linears()
+        linears = self.linears()
         for at, adapter in adapters.items():
             layer, shape = linears.get(at), (adapter.B_OR.shape[0], adapter.A_RI.shape[1])
-            if layer is None or layer.weight.shape != shape:
+            if layer is None or (layer.out_features, layer.in_features) != shape:
                 raise ValueError(f"an adapter of {list(shape)} does not fit {at}: {'no linear layer' if layer is None else layer}")
+        if (NO_IDS if rows is None else rows.ids) != self.new_ids:
+            raise ValueError(f"the adapter must have rows for {self.new_ids or 'no ids'}, and has them for {rows and rows.ids}")
         for at, adapter in adapters.items():
-            layer = linears[at]
-            if not isinstance(layer, AdaptedLinear):
-                layer = AdaptedLinear(layer)
-                layer.in_use = self.in_use
-                parent, _, last = at.rpartition(".")
-                setattr(self.base.get_submodule(parent), last, layer)
+            layer = self._adapted(at)
             layer.adapters[name] = adapter.requires_grad_(False).train(layer.training)
+        if rows is not None:
+            new_rows.put(self.base, name, rows.requires_grad_(False))
 
     def use(self, name: str) -> None:
         """Compute with this adapter and train it; the others keep their values. Raises ValueError for a name that there is not."""
-        chosen = self.adapters(name)
-        for at, layer in self.layers.items():
-            for adapter in layer.adapters.values():
-                adapter.requires_grad_(adapter is chosen.get(at))
+        chosen = {id(adapter) for adapter in self.adapters(name).values()} | {id(self.rows.get(name))}
+        for adapter in self._every_adapter():
+            adapter.requires_grad_(id(adapter) in chosen)
         self._switch(name)
 
     @contextmanager
@@ -173,18 +200,36 @@ class LoRA(Wrapper):
 
     def _switch(self, name: str | None) -> None:
         self.in_use = name
-        for layer in self.layers.values():
-            layer.in_use = name
+        for module in self.base.modules():
+            if isinstance(module, AdaptedLinear | AdaptedEmbedding):
+                module.in_use = name
         self.switches.add_(1)
 
-    def _linears(self) -> dict[str, nn.Linear]:
+    def _every_adapter(self) -> Iterator[Adapter | NewRows]:
+        for layer in self.layers.values():
+            yield from layer.adapters.values()  # type: ignore[misc]
+        yield from self.rows.values()
+
+    def _adapted(self, at: str) -> AdaptedLinear:
+        """A linear layer of the base, made to take adapters."""
+        layer = self.base.get_submodule(at)
+        if not isinstance(layer, AdaptedLinear):
+            assert isinstance(layer, nn.Linear)
+            layer = AdaptedLinear(layer)
+            layer.in_use = self.in_use
+            _replace(self.base, at, layer)
+        return layer
+
+    def linears(self) -> dict[str, nn.Linear]:
         """The base's linear layers, the output matrix left out: it is used without its module."""
         roles = self.base.roles()
         linears = {name: module for name, module in self.base.named_modules() if isinstance(module, nn.Linear)}
-        return {name: module for name, module in linears.items() if roles.get(f"{name}.weight") == "matrix"}
+        return {
+            name: module for name, module in linears.items() if isinstance(module, AdaptedLinear) or roles.get(f"{name}.weight") == "matrix"
+        }
 
     def _targeted(self, targets: Targets) -> dict[str, nn.Linear]:
-        linears = self._linears()
+        linears = self.linears()
         known = ", ".join(dict.fromkeys(".".join(word for word in name.split(".") if not word.isdigit()) for name in linears)) or "none"
         if targets == "all-linear" and linears:
             return linears
@@ -213,22 +258,47 @@ class LoRA(Wrapper):
 
     @torch.no_grad()
     def merged(self) -> Network:
-        """A new network of the base's class with the adapter in use worked into its weights; it can be trained."""
-        network = copy.deepcopy(self.base)
-        for at, layer in [(name, module) for name, module in network.named_modules() if isinstance(module, AdaptedLinear)]:
-            plain = Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-            adapter = layer.adapter
-            plain.weight = layer.weight if adapter is None else nn.Parameter(layer.merged_weight(adapter))
-            plain.bias = layer.bias
-            parent, _, last = at.rpartition(".")
-            setattr(network.get_submodule(parent), last, plain.train(layer.training))
+        """A new network of the base's class with the adapter in use worked into its weights; it can be trained.
+
+        Of a quantised base the exact weights are taken, from where they came.
+
+        Raises:
+            CheckpointError: they are no longer what they were.
+        """
+        network = copy.deepcopy(self.base) if self.quantize is None else self._made_anew()
+        for at, layer in self.layers.items():
+            given, adapter = network.get_submodule(at), layer.adapter
+            assert isinstance(given, nn.Linear)
+            plain = Linear(given.in_features, given.out_features, bias=False, device="meta")
+            plain.weight = given.weight if adapter is None else nn.Parameter(adapter.merged_into(given.weight))
+            plain.bias = given.bias
+            _replace(network, at, plain.train(given.training))
+        if self.new_ids:
+            new_rows.work_in(network, self.rows.get(self.in_use or ""))
         return network.requires_grad_(True)
+
+    def _made_anew(self) -> Network:
+        assert self._exact is not None, "what was quantised came from somewhere"
+        network = self._exact()
+        if not torch.equal(sha256(network, self.new_ids), self.base_sha256.cpu()):
+            raise CheckpointError("the base is no longer what the adapter was trained on, and merging needs its exact weights: put it back")
+        return network.train(self.training)
 
     # what every network is
 
     @property
     def inner(self) -> Network:
         return self.base
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        weight_VD, rows = self.base.head_weight_VD, self.rows.get(self.in_use or "")
+        return weight_VD if rows is None else rows.output_matrix(weight_VD)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        if not self.new_ids:
+            return self.base.logits(hidden_BTD)
+        return soft_capped(linear(hidden_BTD, self.head_weight_VD), self.logit_softcap)
 
     @property
     def init_args(self) -> dict[str, Any]:
@@ -239,24 +309,41 @@ class LoRA(Wrapper):
         adapters = self.adapters(self.in_use)
         one = next(iter(adapters.values()))
         settings = {"rank": one.rank, "alpha": one.alpha, "dropout": one.dropout, "rank_stabilised": one.rank_stabilised}
-        return {"base": as_part(self.base), **settings, "targets": list(adapters), "adapter": self.in_use, **sizes}
+        ours = {"new_ids": len(self.new_ids), "quantize": self.quantize}
+        return {"base": as_part(self.base), **settings, "targets": list(adapters), "adapter": self.in_use, **ours, **sizes}
 
     def roles(self) -> dict[str, Role]:
-        matrices: dict[str, Role] = {name: "matrix" for name, _ in self.base.named_parameters()}
-        return {f"base.{name}": role for name, role in (matrices | self.base.roles()).items()}
+        roles: dict[str, Role] = {name: "matrix" for name, _ in self.base.named_parameters()}
+        roles |= self.base.roles()
+        rows = {id(parameter) for rows in self.rows.values() for parameter in rows.parameters()}
+        roles |= {name: "embedding" for name, parameter in self.base.named_parameters() if id(parameter) in rows}
+        return {f"base.{name}": role for name, role in roles.items()}
 
     def num_parameters(self) -> int:
-        return self.base.num_parameters()
+        return self.base.num_parameters() + self._num_quantised()
 
     def flops_per_token(self, length: int) -> int:
         """The base's, less the gradients of its frozen matrices (2 of 6 operations), and the adapters'."""
-        roles = self.base.roles()
+        roles, quantised = self.base.roles(), self._num_quantised()
         frozen = sum(parameter.numel() for name, parameter in self.frozen().items() if roles.get(name) == "matrix")
-        return self.base.flops_per_token(length) - 2 * (frozen + self.head_weight_VD.numel())
+        if not self.new_ids:  # rows of it that are trained need the gradient of the whole
+            frozen += self.base.head_weight_VD.numel()
+        return self.base.flops_per_token(length) + 4 * quantised - 2 * frozen
+
+    def _num_quantised(self) -> int:
+        """Numbers in the quantised matrices, which are no parameters."""
+        matrices = (layer.matrix for layer in self.layers.values())
+        return sum(matrix.num_outputs * matrix.num_inputs for matrix in matrices if matrix is not None)
+
+    def left_out(self) -> dict[str, Tensor]:
+        """What the state leaves out, because it is the base's, by its names there: frozen parameters and quantised matrices."""
+        matrices = {at: layer.matrix for at, layer in self.layers.items() if layer.matrix is not None}
+        quantised = {f"{at}.matrix.{name}": buffer for at, matrix in matrices.items() for name, buffer in matrix.named_buffers()}
+        return {**self.frozen(), **quantised}
 
     def frozen(self) -> dict[str, nn.Parameter]:
         """The base's parameters that are not trained, by their names in the base, a tied one under each of its names; no adapter's."""
-        adapters = {id(parameter) for layer in self.layers.values() for parameter in layer.adapters.parameters()}
+        adapters = {id(parameter) for adapter in self._every_adapter() for parameter in adapter.parameters()}
         named = self.base.named_parameters(remove_duplicate=False)
         return {name: parameter for name, parameter in named if id(parameter) not in adapters and not parameter.requires_grad}
 
@@ -269,40 +356,29 @@ def without_adapters(network: Network) -> Network:
         return network
     network = copy.deepcopy(network)
     for name, module in [(name, module) for name, module in network.named_modules() if isinstance(module, LoRA)]:
-        parent, _, last = name.rpartition(".")
-        setattr(network.get_submodule(parent), last, module.merged())
+        _replace(network, name, module.merged())
     return network
 
 
-def _sha256(network: Network) -> Tensor:
-    """Of every tensor of a network with its name, type and shape, uint8 [32]; zeros for a network without values (on meta)."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if tensor.is_meta:
-            return torch.zeros(32, dtype=torch.uint8)
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
-
-
-def _hex(sha256: Tensor) -> str:
-    return bytes(sha256.tolist()).hex()
+def _replace(network: Network, at: str, module: nn.Module) -> None:
+    parent, _, last = at.rpartition(".")
+    setattr(network.get_submodule(parent), last, module)
 
 
 def _leave_base_out(network: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     assert isinstance(network, LoRA)
-    for name in network.frozen():
+    for name in network.left_out():
         state.pop(f"{prefix}base.{name}", None)
 
 
 def _check_base(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Refuse a state from another base; give the frozen parameters as they are, which the state leaves out."""
+    """Refuse a state from another base; give what the state leaves out as it is."""
     assert isinstance(network, LoRA)
     given = state.get(f"{prefix}base_sha256")
     if given is not None and not torch.equal(given.cpu(), network.base_sha256.cpu()):
         raise CheckpointError(
-            f"the adapter was trained on another base (its SHA-256 begins {_hex(given)[:12]}, that of this one {network.base_digest[:12]}): "
+            f"the adapter was trained on another base (its SHA-256 begins {hexadecimal(given)[:12]}, that of this one {network.base_digest[:12]}): "
             "give the base that it was trained on."
         )
-    for name, parameter in network.frozen().items():
-        state.setdefault(f"{prefix}base.{name}", parameter)
+    for name, tensor in network.left_out().items():
+        state.setdefault(f"{prefix}base.{name}", tensor)

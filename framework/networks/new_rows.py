@@ -92,11 +92,10 @@ class AdaptedEmbedding(nn.Embedding):
 
 
 def make_room(network: Network, ids: range) -> None:
-    """Let a network's embedding take adapters, after adding the ids where it has not got them. Raises ValueError where it cannot."""
+    """Let a network's embedding take adapters, each id beginning as `add_ids` has it. Raises ValueError where it cannot."""
     if not isinstance(network, Transformer) or ids.start < 1:
         raise ValueError(f"{len(ids)} new ids are too many, or a {type(network).__name__} has no tables for them: only a Transformer does")
-    if network.vocab_size < ids.stop:
-        add_ids(network, len(ids), ids.stop)
+    add_ids(network, len(ids), ids.stop)
     network.embedding = AdaptedEmbedding(network.embedding)
 
 

@@ -24,7 +24,7 @@ class ScalarHead(Wrapper):
     The score of a sequence is one number of those at its tokens, as mean 0 and deviation 1 where `normalise` has been told.
 
     Args:
-        base: the network; a reward model begins as the model that its replies come from.
+        base: the network; a reward model begins as the model that its replies come from. One that gives scores goes on with its head.
         vocab_size: of the base; null: the tokenizer's.
         context_length: of the base; null: the data's.
         pooling: which: last: the number at the last token (Ouyang et al. 2022); mean: the mean over the reply's tokens, each of which is
@@ -45,9 +45,8 @@ class ScalarHead(Wrapper):
     ) -> None:
         super().__init__()
         self.pooling: Literal["last", "mean"] = pooling
-        self.base: Network = base(vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
-        if isinstance(self.base, ScalarHead):
-            raise ValueError("its base gives scores already: start from the model that the reward model was made of")
+        made: Network = base(vocab_size=vocab_size, context_length=context_length)  # type: ignore[call-arg]
+        self.base: Network = made.base if isinstance(made, ScalarHead) else made
         self.vocab_size, self.context_length = self.base.vocab_size, self.base.context_length
         weight_VD = self.base.head_weight_VD
         width = weight_VD.shape[1]
@@ -57,6 +56,14 @@ class ScalarHead(Wrapper):
         self.register_buffer("mean", torch.zeros((), dtype=torch.float32, device=weight_VD.device))
         self.register_buffer("deviation", torch.ones((), dtype=torch.float32, device=weight_VD.device))
         self._freeze_output_matrix()
+        if isinstance(made, ScalarHead):
+            self._go_on_from(made)
+
+    def _go_on_from(self, trained: ScalarHead) -> None:
+        """Take over a head that is trained already, and what it normalises scores with."""
+        if trained.pooling != self.pooling:
+            raise ValueError(f"its base is a reward model with the pooling {trained.pooling!r}, not {self.pooling!r}: give it that")
+        self.head, self.mean, self.deviation = trained.head, trained.mean, trained.deviation
 
     def _freeze_output_matrix(self) -> None:
         """An output matrix of its own has no part in the numbers: it gets no gradient, and is no optimizer's."""

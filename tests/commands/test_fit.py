@@ -192,7 +192,7 @@ MISTAKES = [
     (["--model.network.shape.widht", "16"], ["widht", "did you mean width?"]),
     (["--trainer.max_stepz", "1"], ["max_stepz of Trainer", "did you mean max_steps?"]),
     (["--checkpoints.keep_lasst", "1"], ["keep_lasst of Checkpoints", "did you mean keep_last?"]),
-    (["--frobnicate", "1"], ["frobnicate", "known: checkpoints, data"]),
+    (["--frobnicate", "1"], ["frobnicate", "known: adapt, checkpoints, data"]),
     (["--config", "key.yaml"], ["max_stepz", "key.yaml:2", "did you mean max_steps?"]),
     (["--config", "top.yaml"], ["max_steps", "top.yaml:1", "trainer"]),
     # unknown classes
@@ -441,7 +441,7 @@ def test_init_from_mistakes(place: Path, here: Path, refused: Refused) -> None:
         saying=["--init_from runs/parent brings the network", "model.network is given too", "the command line"],
     )
     refused(*fit, "--data.tokenizer", "Byte", saying=["brings the tokenizer", "data.tokenizer is given too"])
-    refused(*FIT, "--init_from", "runs/nowhere", saying=["runs/nowhere is no model directory", "config.json"])
+    refused(*FIT, "--init_from", "runs/nowhere", saying=["there is no directory runs/nowhere", "a finished run"])
     refused(*FIT, "--init_from", "corpus", saying=["corpus is no model directory"])
     flip(here / "runs" / "parent" / "model" / "model.safetensors")
     refused(*fit, saying=["model.safetensors is damaged"])
