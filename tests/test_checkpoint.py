@@ -226,7 +226,7 @@ def test_what_is_no_model_says_so(foreign: Path, tmp_path: Path) -> None:
         load_network(tmp_path / "nowhere")
     config = json.loads((foreign / "config.json").read_text())
     (foreign / "config.json").write_text(json.dumps(config | {"architectures": ["BertModel"]}))
-    with pytest.raises(CheckpointError, match="architecture BertModel; known: .*GPT2LMHeadModel, LlamaForCausalLM"):
+    with pytest.raises(CheckpointError, match=r"architecture BertModel; known: .*GPT2LMHeadModel, LlamaForCausalLM"):
         load_network(foreign)
     (foreign / "config.json").write_text(json.dumps(config | {"n_head": 5}))
     with pytest.raises(CheckpointError, match=r"config\.json: width 32 is not divisible"):
