@@ -9,13 +9,15 @@ import csv
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from framework.errors import ConfigError
+from framework.errors import ConfigError, UserError
+from framework.planner.networks import stored
 
 MARKS = ("config.yaml", "logs", "model", "checkpoints")
 
@@ -52,7 +54,7 @@ class Run:
         config: flattened, `model.network.shape.width` -> value.
         manifest: the model directory's framework.json.
         evaluations: what `framework evaluate` found, one object a task.
-        parameters: numbers in model.safetensors.
+        parameters: of the network.
         problems: what could not be read, one line each.
     """
 
@@ -109,7 +111,7 @@ def _read(directory: Path, name: str) -> Run:
     run.manifest = _json(run, directory / "model" / "framework.json", required=True)
     run.evaluations = [result for path in sorted(directory.glob("*.json")) for result in _results(_json(run, path))]
     run.config = _config(run)
-    run.parameters = _parameters(run, directory / "model" / "model.safetensors")
+    run.parameters = _parameters(run, directory / "model")
     return run
 
 
@@ -210,9 +212,12 @@ def flattened(value: Any, at: str = "") -> dict[str, Any]:
     return {at: value}
 
 
-def _parameters(run: Run, path: Path) -> int | None:
-    """Numbers in a safetensors file, from its header: 8 bytes of length, then JSON."""
-    try:
+def _parameters(run: Run, model: Path) -> int | None:
+    """The network's parameters, or, of one that cannot be counted unbuilt, the numbers in its file: some formats add zeros."""
+    with suppress(UserError):
+        return stored(model).num_parameters
+    path = model / "model.safetensors"
+    try:  # a safetensors header: 8 bytes of length, then JSON
         with path.open("rb") as file:
             header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000)))
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
