@@ -22,7 +22,6 @@ project = "framework"
 release = version = framework.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["build"]
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

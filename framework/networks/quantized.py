@@ -66,12 +66,12 @@ class QuantizedMatrix(nn.Module):
         return weight_NGI.flatten(1)[:, : self.num_inputs].to(self.dtype)
 
     def dequantised(self) -> Tensor:
-        """The matrix, [O, I]; beside it no more than a byte a weight is taken."""
+        """The matrix, [O, I]."""
         steps_PSX4 = self.packed_PSB.view(*self.packed_PSB.shape[:2], PANEL, 4)
         if self.bits == 4:
             steps_PSX4 = torch.stack([steps_PSX4 & 15, steps_PSX4 >> 4], dim=2).flatten(1, 2)
         numbers_OI = steps_PSX4.transpose(1, 2).flatten(0, 1).flatten(1)
-        weight_OGI = numbers_OI.unflatten(1, (-1, GROUP[self.bits])).float()
+        weight_OGI = numbers_OI.view(len(numbers_OI), -1, GROUP[self.bits]).float()
         scales_OGK = self.scales_PGKX.view(torch.bfloat16).permute(0, 3, 1, 2).flatten(0, 1).float()
         if self.bits == 8:
             weight_OGI -= 128

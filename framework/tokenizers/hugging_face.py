@@ -180,7 +180,8 @@ class HuggingFace(Tokenizer):
         known = {token: self._tokenizer.token_to_id(token) for token in new_tokens}
         numbered = number_new(new_tokens, known, self.vocab_size)
         content = {**self._content, "added_tokens": [*self._content.get("added_tokens", []), *added_tokens(numbered)]}
-        extended = HuggingFace.of(content, {**_with_new(self._config, new_tokens), **self._roles}, self._source)
+        listed = {name: [*self._config[name], *new_tokens] for name in FURTHER if isinstance(self._config.get(name), list)}
+        extended = HuggingFace.of(content, {**self._config, **self._roles, **listed}, self._source)
         if any(extended.special_tokens.get(token) != token_id for token, token_id in numbered.items()):
             raise TokenizerError(
                 f"{self._source} leaves some ids unused, and the tokenizers library would give the new tokens those: it takes none."
@@ -217,12 +218,6 @@ def _listed(stated: Any) -> list[str]:
     """Spellings of tokens in a list or an object of configurations: each a spelling, or an object with `content`."""
     tokens = stated.values() if isinstance(stated, dict) else stated or []
     return [token["content"] if isinstance(token, dict) else token for token in tokens]
-
-
-def _with_new(config: Mapping[str, Any], new_tokens: Sequence[str]) -> dict[str, Any]:
-    """A configuration with further special tokens in its lists of them; of added tokens the tokenizer.json has the whole list."""
-    listed = {name: [*config[name], *new_tokens] for name in FURTHER if isinstance(config.get(name), list)}
-    return {**{key: value for key, value in config.items() if key != "added_tokens_decoder"}, **listed}
 
 
 def _with_stated_tokens(content: dict[str, Any], config: Mapping[str, Any], source: str) -> dict[str, Any]:

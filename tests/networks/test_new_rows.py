@@ -37,7 +37,9 @@ def lora_of(tied: bool = True, quantize: Kind | None = None, **base: Any) -> LoR
 
 
 def ids_of() -> Tensor:
-    return torch.randint(KNOWN + NEW, (4, CONTEXT_LENGTH), generator=torch.Generator().manual_seed(0))
+    ids_BT = torch.randint(KNOWN + NEW, (4, CONTEXT_LENGTH), generator=torch.Generator().manual_seed(0))
+    ids_BT[:, 5 : 5 + NEW + 2] = torch.arange(KNOWN - 2, KNOWN + NEW)  # each new one, and the last ones before
+    return ids_BT
 
 
 def loss_of(network: Network) -> Tensor:
