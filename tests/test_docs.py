@@ -57,3 +57,19 @@ def test_the_reference_has_every_part(name: str, tmp_path: Path) -> None:
     reference.write(tmp_path)
     text = "\n".join(file.read_text(encoding="utf-8") for file in tmp_path.glob("*.md"))
     assert f"## {name}\n" in text
+
+
+def test_the_figures_of_the_forward_pass_are_those_of_the_model(tmp_path: Path) -> None:
+    """What the guide prints of `tiny`, printed again; another machine's last digits may differ."""
+    page = (ROOT / "docs" / "guide" / "forward.md").read_text(encoding="utf-8")
+    commands = [line for line in page.splitlines() if line.startswith("framework inspect tiny") and "--html" not in line]
+    command = " && ".join(commands).replace("framework", f"{sys.executable} -m framework")
+    shown = subprocess.run(["sh", "-e", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    lines = [line for text in re.findall(r"```text\n(.*?)```", page, re.DOTALL) for line in text.splitlines()]
+    number = re.compile(r"-?\d+\.\d+")
+    known = {number.sub("#", line): [float(found) for found in number.findall(line)] for line in shown.splitlines()}
+    figures = [line for line in lines if number.search(line)]
+    assert len(figures) > 8
+    for line in figures:
+        matching = [values for text, values in known.items() if text.split() == number.sub("#", line).split()]
+        assert any(values == pytest.approx([float(found) for found in number.findall(line)], abs=0.11) for values in matching), line

@@ -205,7 +205,9 @@ def _apply(composition: Composition, key: str, value: Any) -> None:
 def _started(config: Mapping[str, Any]) -> dict[str, Any]:
     """With the network (below what wraps one) and the tokenizer of the model that the run starts from."""
     started = copy.deepcopy(dict(config))
-    source = started.pop("init_from", None)
+    source, adapt = started.pop("init_from", None), dict(started.pop("adapt", None) or {})
+    if source is None and adapt:
+        raise ConfigError(f"adapt.{next(iter(adapt))} is about the model that a run starts from: give --init_from SOURCE, or leave it out.")
     if source is None:
         return started
     from framework.formats import sources
@@ -213,8 +215,15 @@ def _started(config: Mapping[str, Any]) -> dict[str, Any]:
     composition = Composition(started)
     directory = str(sources.directory(source))
     key = "model.network"
+    quantize = adapt.pop("quantize", None)
     while (value := composition.get(key)) is not None and Part(value, key).takes("base"):
+        if quantize is not None and Part(value, key).name == "LoRA":
+            composition.set(f"{key}.quantize", quantize, "adapt")
         key += ".base"
     for place, family in ((key, "networks"), ("data.tokenizer", "tokenizers")):
         composition.set(place, {"class_path": f"framework.{family}.Pretrained", "init_args": {"path": directory}}, "init_from")
+    if adapt:
+        composition.set(f"{key}.adapt", adapt, "adapt")
+    if adapt.get("new_tokens"):
+        composition.set("data.tokenizer.new_tokens", adapt["new_tokens"], "adapt")
     return composition.config

@@ -27,7 +27,7 @@ from framework.planner.estimate import Duration, Plan
 from framework.planner.hardware import Device, named_by_torch
 from framework.planner.report import Section, size
 from framework.planner.run import Run
-from framework.planner.tracked import TrackedTensors, alive
+from framework.planner.tracked import TrackedTensors, alive, storage_key
 
 WARM_UP = 2  # steps before the clock starts: memory is taken, kernels are chosen, the first replies are written
 
@@ -176,11 +176,13 @@ class _Watch:
     def __init__(self, steps: int) -> None:
         self._steps, self._done, self._begin = steps, 0, 0.0
         self._tracked: TrackedTensors | None = None
+        self._before: set[int] = set()
         self._hooks: list[RemovableHandle] = []
         self.tokens = self.longest = 0
         self.seconds, self.tensor_bytes = 0.0, None if torch.cuda.is_available() else 0
 
     def __enter__(self) -> _Watch:
+        self._before = {storage_key(tensor) for tensor in alive()}  # of whoever else uses this process
         self._handle = register_optimizer_step_post_hook(self._look)
         return self
 
@@ -216,7 +218,7 @@ class _Watch:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return
-        self._tracked = TrackedTensors(alive())
+        self._tracked = TrackedTensors(tensor for tensor in alive() if storage_key(tensor) not in self._before)
         self._tracked.__enter__()  # type: ignore[no-untyped-call]
 
     def _stop(self) -> None:

@@ -16,6 +16,7 @@ from framework.networks.shape import GATED, NetworkShape
 
 Part = Literal["embedding", "positions", "attention", "feed-forward", "norms", "head", "adapter", "scalar head"]
 Role = Literal["matrix", "embedding", "vector"]
+QUANTIZED_BITS = {"int8": 8.25, "int4": 5.0}  # a number's, with its group's scale and minimum (framework.networks.quantized)
 PARTS: tuple[Part, ...] = ("embedding", "positions", "attention", "feed-forward", "norms", "head", "adapter", "scalar head")
 
 
@@ -28,6 +29,7 @@ class Weight(NamedTuple):
         shape: its sizes, rows that pad the vocabulary included.
         role: what it is to the optimizer.
         trained: whether it learns.
+        bits: of each number, where they are quantised; None: as the precision says.
     """
 
     name: str
@@ -35,11 +37,16 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
     role: Role
     trained: bool = True
+    bits: float | None = None
 
     @property
     def size(self) -> int:
         """Its numbers."""
         return math.prod(self.shape)
+
+    def bytes(self, each: int) -> int:
+        """What it takes where a number has `each` bytes."""
+        return self.size * each if self.bits is None else math.ceil(self.size * self.bits / 8)
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,13 @@ class Adapter:
         rank: their small size.
         targets: ends of names, or every linear layer.
         drops: whether a part of their inputs is left out, of which each then keeps a copy.
+        quantize: bits of the linear layers it stands beside: int8 or int4; None: as they are.
     """
 
     rank: int
     targets: Sequence[str] | Literal["all-linear"] = "all-linear"
     drops: bool = False
+    quantize: Literal["int8", "int4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,11 @@ class Blueprint:
         """Every parameter tensor, in the network's order, adapters and heads last."""
         weights = list(_transformer(self))
         if self.adapter is not None:
-            weights = [weight._replace(trained=False) for weight in weights] + list(_adapters(weights, self.adapter))
+            thin = list(_adapters(weights, self.adapter))
+            beside = {f"{weight.name.rpartition('.')[0]}.weight" for weight in thin}
+            bits = None if self.adapter.quantize is None else QUANTIZED_BITS[self.adapter.quantize]
+            frozen = [weight._replace(trained=False, bits=bits if weight.name in beside else None) for weight in weights]
+            weights = frozen + thin
         if self.scalar_head:
             weights = [weight._replace(trained=weight.trained and weight.part != "head") for weight in weights]
         if self.scalar_head or self.value_head:

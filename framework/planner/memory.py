@@ -174,11 +174,11 @@ def _resident(settings: Settings) -> dict[str, int]:
     trained = _trained(settings)
     every = [weight for part in settings.trained for weight in part.network.weights]
     resident = {
-        "weights": sum(weight.size for weight in every) * each // share,
+        "weights": sum(weight.bytes(each) for weight in every) // share,
         "optimizer states": sum(settings.optimizer.state_bytes(weight, each) for weight in trained) // share,
     }
     for kept in settings.kept:
-        resident[kept.name] = 0 if kept.is_policy else sum(weight.size for weight in kept.network.weights) * each // share
+        resident[kept.name] = 0 if kept.is_policy else sum(weight.bytes(each) for weight in kept.network.weights) // share
     if settings.cache_tokens:
         resident["key-value cache"] = cache_bytes(settings.trained[0].network, settings.cache_tokens, each)
     if settings.devices > 1:

@@ -40,7 +40,7 @@ def blueprint(part: Part, vocab_size: int | None, context_length: int | None) ->
     if part.name == "Transformer":
         return _transformer(part, vocab_size, context_length)
     if part.name == "Pretrained":
-        return stored(Path(part["path"]))
+        return _adapted(stored(Path(part["path"])), part.get("adapt") or {})
     if part.name in ("LoRA", "ScalarHead"):
         base = part.part("base")
         if base is None:
@@ -48,9 +48,18 @@ def blueprint(part: Part, vocab_size: int | None, context_length: int | None) ->
         inside = blueprint(base, part["vocab_size"] or vocab_size, part["context_length"] or context_length)
         if part.name == "ScalarHead":
             return replace(inside, scalar_head=True)
-        return replace(inside, adapter=Adapter(part.number("rank"), part["targets"], bool(part["dropout"])))
+        return replace(inside, adapter=Adapter(part.number("rank"), part["targets"], bool(part["dropout"]), part["quantize"]))
     raise ConfigError(
         f"{part.key} is {part.name}, whose parameters only it can count; plan knows Transformer, LoRA, ScalarHead, Pretrained."
+    )
+
+
+def _adapted(network: Blueprint, adapt: Mapping[str, Any]) -> Blueprint:
+    """With room for new tokens, and for longer sequences."""
+    return replace(
+        network,
+        vocab_size=network.vocab_size + len(adapt.get("new_tokens") or ()),
+        context_length=adapt.get("context_length") or network.context_length,
     )
 
 

@@ -46,8 +46,7 @@ class TrackedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _see(self, tensor: Tensor) -> None:
         if tensor.is_meta:
             return
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes()
@@ -61,12 +60,17 @@ class TrackedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def alive() -> list[Tensor]:
     """Every tensor that Python knows of."""
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and not thing.is_meta]
+
+
+def storage_key(tensor: Tensor) -> int:
+    """The same for tensors that share memory; another's may have it later."""
+    return tensor.untyped_storage()._cdata
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Of the storages that tensors share."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+    storages = {storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 

@@ -135,3 +135,20 @@ def test_a_probe_runs_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert probe["flops_per_second"] == pytest.approx(probe["tokens_per_second"] * found["operations"]["per_token"])
     assert found["time"]["hours"] == pytest.approx(500 * probe["seconds_per_step"] / 3600)
     assert "RSS" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+
+
+def test_what_a_model_is_adapted_to_is_counted(tmp_path: Path) -> None:
+    def planned(*words: str) -> tuple[int, int]:
+        """Parameters, and bytes of the weights."""
+        file = tmp_path / "plan.json"
+        assert plan(["recipes/lora-sft.yaml", "--init_from", "tiny", *words, "--json", str(file)]) == 0
+        found = json.loads(file.read_text())
+        return sum(part["parameters"] for part in found["parameters"]), found["memory"][0]["moments"][0]["components"]["weights"]
+
+    exact, rounded = planned(), planned("--adapt.quantize", "int8", "--adapt.new_tokens", '["<a>", "<b>"]')
+    linear = 4 * 12 * 128 * 128  # four layers, GPT-2's shape
+    grown = 2 * 128
+    assert exact[1] - rounded[1] == pytest.approx(linear * (4 - 8.25 / 8) - 4 * grown, abs=100)
+    assert rounded[0] - exact[0] == grown
+    with pytest.raises(ConfigError, match=r"adapt\.quantize is about the model that a run starts from"):
+        plan([PRETRAIN, "--adapt.quantize", "int8"])

@@ -220,9 +220,13 @@ def test_settings_that_make_no_sense(arguments: dict[str, Any]) -> None:
         DPO(network, **arguments)
 
 
-def test_a_reward_model_is_no_base() -> None:
-    with pytest.raises(ValueError, match="scores already"):
-        ScalarHead(lambda **_: head())  # type: ignore[arg-type]
+def test_a_reward_model_goes_on_with_its_head() -> None:
+    trained = head()
+    again = ScalarHead(lambda **_: trained, pooling=trained.pooling)  # type: ignore[arg-type]
+    assert again.base is trained.base and again.head is trained.head and again.deviation is trained.deviation
+    other: Any = "mean" if trained.pooling == "last" else "last"
+    with pytest.raises(ValueError, match="its base is a reward model with the pooling"):
+        ScalarHead(lambda **_: trained, pooling=other)  # type: ignore[arg-type]
 
 
 def test_a_reward_model_does_not_write(data: Data, train: Any) -> None:
