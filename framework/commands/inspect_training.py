@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from framework.commands.own_options import taken
 from framework.commands.terminal import note, tolerate_encodings
 from framework.errors import ConfigError
 
@@ -40,7 +40,8 @@ def inspect_training(arguments: list[str]) -> int:
         print(HELP)
         return 0 if arguments else ConfigError.exit_code
     tolerate_encodings()
-    options, words = _options(arguments)
+    given, words = taken(arguments, OPTIONS)
+    options = {**OPTIONS, **given}
     steps_before, rows = _whole(options, "steps_before", 0), _whole(options, "rows", 1)
     if options["color"] not in ("auto", "always", "never"):
         raise ConfigError(f"--color is {options['color']!r}; it takes one of auto, always, never.")
@@ -54,25 +55,6 @@ def inspect_training(arguments: list[str]) -> int:
             write(Path(options[name]), found)
             note(f"wrote {options[name]}")
     return 0
-
-
-def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """This command's own options, and the words of `fit` that remain."""
-    options, queue = dict(OPTIONS), list(words)
-    rest: list[str] = []
-    while queue:
-        word = queue.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if word.startswith("--") and name in options:
-            if not equals and not queue:
-                raise ConfigError(f"--{name} needs a value.")
-            options[name] = value if equals else queue.pop(0)
-        elif not rest and not word.startswith("-"):
-            rest += ["--config", word]
-        else:
-            rest.append(word)
-    return options, rest
 
 
 def _whole(options: dict[str, str], name: str, least: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from framework.commands.compose import Composition, compose
+from framework.commands.own_options import taken
 from framework.errors import ConfigError
 from framework.planner import hardware, report
 from framework.planner.estimate import MFU, Plan, peak_flops
@@ -67,7 +68,7 @@ def plan(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
         return 0 if arguments else ConfigError.exit_code
-    given, rest = _options(arguments)
+    given, rest = taken(arguments, OPTIONS)
     asked = _asked(given)
     config = configuration(rest)
     run = describe(_started(config), asked.gpus)
@@ -103,25 +104,6 @@ def _write(asked: Asked, made: Plan, sections: Sequence[report.Section], probe: 
 
 
 # the command line
-
-
-def _options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """This command's own options, and the words of `fit` that remain; the first bare word is the configuration."""
-    options: dict[str, str] = {}
-    rest: list[str] = []
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in OPTIONS:
-            if not equals and not queue:
-                raise ConfigError(f"--{name} needs a value.")
-            options[name] = value if equals else queue.pop(0)
-        elif not rest and not word.startswith("-"):
-            rest += ["--config", word]
-        else:
-            rest.append(word)
-    return options, rest
 
 
 def _asked(given: dict[str, str]) -> Asked:
