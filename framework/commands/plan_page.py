@@ -12,7 +12,7 @@ from framework.planner.report import Section, size
 COLOURS = ("#3f78b5", "#5aa37a", "#c78f3c", "#a35a9b", "#bf5f52", "#4f9fa8", "#8a8a3a", "#7a6fc0", "#777777")
 CSS = """
 .bar { display: flex; height: 1.4rem; background: var(--box); border-radius: 3px; overflow: hidden; margin: 0.15rem 0 0.6rem; max-width: 46rem; }
-.key { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 2px; margin: 0 0.35rem 0 0.9rem; }
+.key { white-space: nowrap; margin-right: 0.9rem; } .key i { display: inline-block; width: 0.8rem; height: 0.8rem; border-radius: 2px; margin-right: 0.35rem; }
 .moment { font-size: 0.875rem; }
 """
 
@@ -36,7 +36,7 @@ def _bars(plan: Plan) -> str:
         placement.peak_bytes, plan.device.memory_bytes if plan.device and placement.peak_bytes > plan.device.memory_bytes / 20 else 0
     )
     colours = dict(zip(placement.moments[0].components, COLOURS))
-    keys = "".join(f'<span class="key" style="background:{colour}"></span>{html.escape(name)}' for name, colour in colours.items())
+    keys = " ".join(f'<span class="key"><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in colours.items())
     bars = ""
     for moment in placement.moments:
         parts = "".join(
