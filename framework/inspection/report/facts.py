@@ -51,7 +51,7 @@ class Cost(NamedTuple):
         seconds: of training, as the logged throughput says; validation and start-up do not count.
         items_per_second: over all of that time.
         mfu: model FLOPs utilisation, weighted by time.
-        flops: floating-point operations, where they were logged.
+        flops: floating-point operations of a recipe that trains on every token it reads (6 N + 12 L H Q T each); None for others.
     """
 
     steps: int
@@ -69,9 +69,8 @@ def cost(run: Run) -> Cost:
         (series.steps[-1] for series in run.series.values() if series.steps), default=run.lineage.get("progress", {}).get("step", 0)
     )
     speed = next((name for name in run.series if re.fullmatch(r"train/\w+_per_second", name)), None)
-    flops = next((series.last for name, series in run.series.items() if name.endswith("/flops")), None)
     if speed is None:
-        return Cost(steps, None, None, None, None, None, flops)
+        return Cost(steps, None, None, None, None, None, None)
     item = speed.removeprefix("train/").removesuffix("_per_second")
     counts = dict(run.series.get(f"train/{item}", Series()).finite)
     utilisation = dict(run.series.get("train/mfu", Series()).finite)
@@ -81,7 +80,9 @@ def cost(run: Run) -> Cost:
             took = (counts[step] - before) / rate
             seconds, before, used = seconds + took, counts[step], used + took * utilisation.get(step, 0.0)
     if not seconds:
-        return Cost(steps, item, None, None, None, None, flops)
+        return Cost(steps, item, None, None, None, None, None)
+    each = run.flops_per_token if run.lineage.get("recipe") == "Pretrain" and item == "tokens" else None
+    flops = None if each is None else before * each
     return Cost(steps, item, before, seconds, before / seconds, used / seconds if utilisation else None, flops)
 
 

@@ -9,7 +9,6 @@ import csv
 import json
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,7 @@ class Run:
         manifest: the model directory's framework.json.
         evaluations: what `framework evaluate` found, one object a task.
         parameters: of the network.
+        flops_per_token: operations of a training token in a row of the data's length; None for a network that only it can count.
         problems: what could not be read, one line each.
     """
 
@@ -68,6 +68,7 @@ class Run:
     manifest: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     parameters: int | None = None
+    flops_per_token: int | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -111,7 +112,7 @@ def _read(directory: Path, name: str) -> Run:
     run.manifest = _json(run, directory / "model" / "framework.json", required=True)
     run.evaluations = [result for path in sorted(directory.glob("*.json")) for result in _results(_json(run, path))]
     run.config = _config(run)
-    run.parameters = _parameters(run, directory / "model")
+    _count(run, directory / "model")
     return run
 
 
@@ -212,11 +213,18 @@ def flattened(value: Any, at: str = "") -> dict[str, Any]:
     return {at: value}
 
 
-def _parameters(run: Run, model: Path) -> int | None:
-    """The network's parameters, or, of one that cannot be counted unbuilt, the numbers in its file: some formats add zeros."""
-    with suppress(UserError):
-        return stored(model).num_parameters
-    path = model / "model.safetensors"
+def _count(run: Run, model: Path) -> None:
+    """Take the network's parameters and operations; of one that cannot be counted unbuilt, the numbers in its file: some formats add zeros."""
+    try:
+        network = stored(model)
+        run.parameters = network.num_parameters
+        if isinstance(length := run.config.get("data.context_length"), int):
+            run.flops_per_token = network.flops_per_token(length)
+    except UserError:
+        run.parameters = _numbers(run, model / "model.safetensors")
+
+
+def _numbers(run: Run, path: Path) -> int | None:
     try:  # a safetensors header: 8 bytes of length, then JSON
         with path.open("rb") as file:
             header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 100_000_000)))

@@ -331,3 +331,13 @@ def test_a_browser_reads_out_the_values(tmp_path: Path) -> None:
     reading, dots, *displays, fits = json.loads(html.unescape(done.stdout.partition("FOUND")[2].partition("END")[0]))
     assert reading == "step 45: one training 0.22222 one validation 0.75 (at 40) two training 0.22222 two validation 0.75 (at 40) "
     assert (dots, displays, fits) == (4, ["none", "none", "block"], True)
+
+
+@pytest.mark.parametrize(("recipe", "flops"), [("Pretrain", 6000.0), ("PPO", None)])
+def test_operations_of_a_run_that_trains_on_every_token(recipe: str, flops: float | None) -> None:
+    from framework.inspection.report.logs import Run, Series
+
+    series = {"train/tokens": Series([1, 2], [100.0, 200.0]), "train/tokens_per_second": Series([1, 2], [50.0, 100.0])}
+    run = Run("run", Path(), series, manifest={"lineage": {"recipe": recipe}}, flops_per_token=30)
+    took = cost(run)
+    assert took.flops == flops and took.seconds == 3.0 and took.items == 200.0
