@@ -206,6 +206,7 @@ class CommandLine(LightningCLI):
         with self.run_directory.replaced(lambda: model.progress.step > 0) if new else nullcontext():
             if keeps_files:
                 header = "# The resolved configuration of this run; framework fit --config THIS --name NEW repeats it.\n"
+                self.run_directory.root.mkdir(parents=True, exist_ok=True)  # another run's checkpoint may begin this one
                 self.run_directory.config.write_text(header + yaml.safe_dump(model.config, sort_keys=False), encoding="utf-8")
             with _settings_that_fail_late():
                 trainer.fit(ckpt_path=self.checkpoint, **kwargs)

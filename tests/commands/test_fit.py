@@ -314,6 +314,8 @@ def test_resume(place: Path, here: Path, framework: Any) -> None:
     assert "note: trainer.max_steps is 6 and was 4" in longer.err
     assert [step for step, _ in losses(run)] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert framework(*FIT, "--name", "fresh", "--resume", "auto", "--trainer.max_steps", 1).code == 0
+    branch = framework(*FIT, "--name", "branch", "--resume", run, "--data.dataset.paths", "moved", "--trainer.max_steps", 8)
+    assert branch.code == 0 and (here / "runs" / "branch" / "model").is_dir(), branch.err
 
 
 @pytest.mark.parametrize(
