@@ -6,7 +6,6 @@ them, so that the saved configuration says it all. Imports no torch.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from framework.commands import check
 from framework.commands.compose import Composition
 from framework.errors import ConfigError
+from framework.formats import sealed
 from framework.formats.adaptation import Adaptation
 
 KEY = "adapt"
@@ -67,10 +67,10 @@ def _chain(composition: Composition) -> list[dict[str, Any]]:
 
 def _refuse_scores(composition: Composition, directory: Path, chain: Sequence[Mapping[str, Any]]) -> None:
     """Raise ConfigError where a reward model would have to write text."""
-    manifest = directory / "framework.json"
+    manifest = directory / sealed.MANIFEST
     if not manifest.is_file() or any(part["class_path"] == SCORES for part in chain):
         return
-    network = json.loads(manifest.read_text(encoding="utf-8")).get("network") or {}
+    network = sealed.read_json(manifest).get("network") or {}
     if network.get("class_path") != SCORES:
         return
     from framework.recipes.reward_model import RewardModel

@@ -6,7 +6,6 @@ Logits, requests and an engine flow in, plain numbers flow out. Must not know te
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from framework.engine.engine import Engine
 from framework.engine.request import Alternatives, FinishReason, Request
-from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS
+from framework.networks.digest import hexadecimal, sha256
 from framework.samplers.base import History, Sampler
 from framework.samplers.distribution import best_first
 from framework.samplers.rowwise import Rowwise
@@ -100,7 +99,7 @@ def cut(logits_V: Tensor, request: Request, num_candidates: int) -> Cut:
 
 def write(engine: Engine, request: Request, num_top: int) -> Written:
     """Let the engine, which must serve nothing else, write a reply of one sequence; raises what the engine raises."""
-    before, blocks = fingerprint(engine.network), engine.network.new_cache(1)
+    before, blocks = hexadecimal(sha256(engine.network)), engine.network.new_cache(1)
     block_bytes = 0 if blocks is None else (blocks.keys_LSKQ.nbytes + blocks.values_LSKQ.nbytes) // 2  # one more that pads
     engine.add(replace(request, logprobs=num_top, processed_logprobs=True))
     steps: list[Step] = []
@@ -113,16 +112,7 @@ def write(engine: Engine, request: Request, num_top: int) -> Written:
             probability = float(torch.tensor(event.logprob, dtype=torch.float64).exp())
             num_tokens = len(request.prompt_ids) + len(steps)
             steps.append(Step(event.token_id, probability, event.top_logprobs, num_tokens, used, event.finish_reason))
-    return Written(steps, BLOCK_TOKENS, block_bytes, before, fingerprint(engine.network))
-
-
-def fingerprint(network: Network) -> str:
-    """SHA-256 over every tensor's name, type and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return Written(steps, BLOCK_TOKENS, block_bytes, before, hexadecimal(sha256(engine.network)))
 
 
 def _name(sampler: Sampler) -> str:

@@ -9,9 +9,10 @@ import torch
 
 from framework.engine.engine import Engine
 from framework.generation import Generator, Settings
-from framework.inspection.forward.sampling import cut, fingerprint, write
+from framework.inspection.forward.sampling import cut, write
 from framework.inspection.forward.trace import trace
 from framework.networks.base import Network
+from framework.networks.digest import hexadecimal, sha256
 from framework.networks.transformer import Transformer
 from framework.samplers.base import History
 from framework.samplers.chains import Chains
@@ -92,9 +93,9 @@ def test_a_stop_id_ends_the_loop(generator: Generator) -> None:
 def test_the_fingerprint_is_of_every_number(generator: Generator, llama: Transformer) -> None:
     request, _ = generator.prepare(PROMPT, Settings(max_new_tokens=2))
     found = write(generator.engine, request, 1)
-    assert found.weights_before == found.weights_after == fingerprint(llama) and len(found.weights_before) == 64
+    assert found.weights_before == found.weights_after == hexadecimal(sha256(llama)) and len(found.weights_before) == 64
     llama.norm.weight[3] += 1e-3
-    assert fingerprint(llama) != found.weights_before
+    assert hexadecimal(sha256(llama)) != found.weights_before
 
 
 def test_a_network_without_a_cache(averages: Network) -> None:
