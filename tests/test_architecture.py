@@ -24,6 +24,7 @@ PACKAGE = ROOT / "framework"
 LAYERS = [
     {"errors", "__version__"},
     {"registry", "share", "files", "models"},
+    {"kernels"},
     {"datasets", "tokenizers", "networks", "losses", "optimizers", "schedulers", "samplers"},
     {"chat"},
     {"batches", "engine", "formats", "checkpoint", "planner"},

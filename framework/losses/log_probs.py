@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framework.kernels.products import product
 from framework.losses.next_token import capped_with_slope, chunk_length, matmul_inputs, wide_type
 
 KEPT_LOGITS = 2**26  # 256 MiB in fp32
@@ -100,9 +101,9 @@ class _LogProbs(torch.autograd.Function):
             d_logits_CV = _logits_gradient(log_probs_CV, targets_N[chunk], d_kept_N[chunk], d_entropies_N[chunk] if with_entropy else None)
             d_logits_CV = (d_logits_CV if slope_CV is None else d_logits_CV.mul_(slope_CV)).div_(ctx.temperature).to(rows_ND.dtype)
             if d_hidden_ND is not None:
-                torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
+                product(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
             if d_weight_VD is not None and wide == rows_ND.dtype:
-                d_weight_VD.addmm_(d_logits_CV.T, rows_ND[chunk], beta=min(chunk.start, 1))  # the first chunk overwrites
+                product(d_logits_CV.T, rows_ND[chunk], out=d_weight_VD, adds=chunk.start > 0)
             elif d_weight_VD is not None:
                 product_VD = d_logits_CV.T @ rows_ND[chunk]
                 d_weight_VD = d_weight_VD.add_(product_VD) if chunk.start else d_weight_VD.copy_(product_VD)
@@ -134,7 +135,7 @@ def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
 
 def _log_softmax(rows_CD: Tensor, weight_VD: Tensor, temperature: float, softcap: float | None) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities, and the slope of the cap; None where nothing is capped."""
-    logits_CV, slope_CV = rows_CD @ weight_VD.T, None
+    logits_CV, slope_CV = product(rows_CD, weight_VD.T), None
     if softcap is not None:
         logits_CV, slope_CV = capped_with_slope(logits_CV, softcap)
     if temperature != 1.0:

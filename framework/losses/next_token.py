@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from framework.kernels.products import product
+
 IGNORE = -100  # the target of a position that is not trained, as in torch.nn.functional.cross_entropy
 
 MIN_CHUNK_TOKENS = 256  # with fewer, reading the output matrix and its gradient once a chunk costs more than the products
@@ -109,9 +111,9 @@ def _loss_and_gradients(
         if wide != logits_CV.dtype:
             d_logits_CV = logits_CV.copy_(d_logits_CV)
         if d_hidden_ND is not None:
-            torch.mm(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
+            product(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
         if d_weight_VD is not None and wide == rows_CD.dtype:
-            d_weight_VD.addmm_(d_logits_CV.T, rows_CD, beta=min(chunk.start, 1))  # the first chunk overwrites
+            product(d_logits_CV.T, rows_CD, out=d_weight_VD, adds=chunk.start > 0)
         elif d_weight_VD is not None:
             product_VD = d_logits_CV.T @ rows_CD
             d_weight_VD = d_weight_VD.add_(product_VD) if chunk.start else d_weight_VD.copy_(product_VD)
@@ -138,7 +140,7 @@ def _chunks(
     for start in range(0, max(num_tokens, 1), chunk_tokens):
         chunk = slice(start, min(start + chunk_tokens, num_tokens))
         rows_CD = rows_ND[chunk]
-        logits = torch.mm(rows_CD, weight_VD.T, out=logits_CV[: len(rows_CD)])
+        logits = product(rows_CD, weight_VD.T, out=logits_CV[: len(rows_CD)])
         capped, slope = (logits, None) if softcap is None else capped_with_slope(logits, softcap)
         yield chunk, rows_CD, torch.log_softmax(capped, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits, slope
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from framework.kernels import calls
 from framework.networks.cache import View
 from framework.networks.dot_product import attend
-from framework.networks.kernels import calls
 from framework.networks.linear import Linear
 from framework.networks.norm import Norm
 from framework.networks.rotary import frequencies

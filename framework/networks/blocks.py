@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from framework.kernels import calls
 from framework.networks.cache import View
-from framework.networks.kernels import calls
 from framework.networks.linear import MOST_ROWS, Linear
 from framework.networks.shape import NetworkShape
 

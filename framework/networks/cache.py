@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from framework.kernels import calls
 from framework.networks import dot_product
-from framework.networks.kernels import calls
 
 BLOCK_TOKENS = 16
 FEW_TOKENS = 16  # sequences with at most so many new tokens go through the kernel together; more suit a matrix product each

@@ -1,4 +1,4 @@
-"""Matrix products that take our kernel where it serves, and torch everywhere else.
+"""Matrix products that take our kernels where they serve, and torch everywhere else.
 
 Shape legend: I inputs, O outputs. Must not know networks.
 """
@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from framework.networks.kernels import calls
+from framework.kernels import calls, products
 
-MOST_ROWS = 64  # with more, torch's blocked product wins
+MOST_ROWS = 64  # with more, a blocked product wins
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`F.linear`: x W^T + b over the last dimension; by our kernel when nothing is trained and few rows are on a CPU.
+    """`F.linear`: x W^T + b over the last dimension; by a kernel of its own when nothing is trained and few rows are on a CPU.
 
-    The kernel sums in fp32 (in bf16 networks too), and a row's result is the same bits alone and among others.
+    That one sums in fp32 (in bf16 networks too), and a row's result is the same bits alone and among others.
     """
     if not calls.serve(x) or not _fit(x, weight_OI, bias_O):
-        return F.linear(x, weight_OI, bias_O)
+        return products.linear(x, weight_OI, bias_O)
     if x.dtype == torch.float32:
         return calls.linear(x if x.is_contiguous() else x.contiguous(), weight_OI, bias_O)
     return calls.linear(x.float().contiguous(), weight_OI, bias_O).to(x.dtype)
 
 
 class Linear(nn.Linear):
-    """torch's `nn.Linear` (same parameters, state and gradients) that infers with `linear`."""
+    """torch's `nn.Linear` (same parameters, state and gradients) that computes with `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)

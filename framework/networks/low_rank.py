@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from framework.networks.kernels import calls
+from framework.kernels import calls
 from framework.networks.linear import MOST_ROWS, Linear, linear
 from framework.networks.quantized import QuantizedMatrix
 

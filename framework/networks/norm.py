@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.networks.kernels import calls
+from framework.kernels import calls
 from framework.networks.shape import NetworkShape
 
 FEW_ROWS = 64  # the kernel runs on one thread

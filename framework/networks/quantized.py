@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import ConfigError
+from framework.kernels import calls
 from framework.networks.attention import Attention
 from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.dot_product import soft_capped
 from framework.networks.feedforward import FeedForward
-from framework.networks.kernels import calls
 from framework.networks.transformer import Transformer
 
 Kind = Literal["int8", "int4"]

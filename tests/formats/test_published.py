@@ -30,8 +30,8 @@ from framework.formats.phi3 import Phi3
 from framework.formats.qwen2 import Qwen2
 from framework.formats.qwen3 import Qwen3
 from framework.formats.smollm3 import SmolLM3
+from framework.kernels import calls
 from framework.networks.base import Network
-from framework.networks.kernels import calls
 from framework.networks.quantized import quantize
 from framework.networks.transformer import Transformer
 from framework.samplers.selection import Greedy

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from framework.kernels import calls
 from framework.networks import blocks
 from framework.networks.base import Network
-from framework.networks.kernels import calls
 from framework.networks.quantized import quantize
 from framework.networks.shape import NetworkShape, RotaryScaling
 from framework.networks.transformer import Transformer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.networks.kernels import calls
+from framework.kernels import calls
 from framework.networks.linear import MOST_ROWS, Linear, linear
 
 needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")

@@ -481,7 +481,7 @@ def test_an_engine_sees_every_change() -> None:
 
 @torch.no_grad()
 def test_decoding_takes_the_kernel_of_whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from framework.networks.kernels import calls
+    from framework.kernels import calls
 
     if not calls.available():
         pytest.skip("no kernels here")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.errors import ConfigError
-from framework.networks.kernels import calls
+from framework.kernels import calls
 from framework.networks.quantized import GROUP, Kind, QuantizedMatrix, quantize
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.networks.kernels import calls
+from framework.kernels import calls
 from framework.networks.linear import linear
 from framework.networks.resize import add_ids, lengthen
 from framework.networks.shape import NetworkShape

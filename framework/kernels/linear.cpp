@@ -1,7 +1,7 @@
 // x W^T + b for few rows: the weights are read once, in the layout torch has them, at the speed of the memory.
 #include <algorithm>
 
-#include "products.h"
+#include "dots.h"
 
 namespace {
 

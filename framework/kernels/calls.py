@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from framework.networks.kernels.library import load
+from framework.kernels.library import load
 
 DTYPES = (torch.float32, torch.bfloat16)
 PLAIN = (Tensor, nn.Parameter)  # not fake, distributed or otherwise wrapped
@@ -56,6 +56,28 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     rows = x.numel() // inputs
     function(x.data_ptr(), weight_OI.data_ptr(), bias, out.data_ptr(), rows, inputs, outputs, torch.get_num_threads())
     return out
+
+
+def product(a_NI: Tensor, b_IO: Tensor, start_O: Tensor | None, out_NO: Tensor, adds: bool) -> None:
+    """out = start + A B, or out + A B: fp32 matrices of any strides, those of `out` contiguous rows.
+
+    A number is summed in the same order whatever the number of rows, columns and threads.
+    """
+    numbers = (
+        a_NI.data_ptr(),
+        *a_NI.stride(),
+        b_IO.data_ptr(),
+        *b_IO.stride(),
+        0 if start_O is None else start_O.data_ptr(),
+        out_NO.data_ptr(),
+        out_NO.stride(0),
+        *out_NO.shape,
+        a_NI.shape[1],
+        adds,
+    )
+    given = array("q", numbers)
+    if _library().product_float32(given.buffer_info()[0], torch.get_num_threads()):
+        raise MemoryError(f"no memory for a product of {tuple(a_NI.shape)} by {tuple(b_IO.shape)}")
 
 
 def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Tensor, bias_O: Tensor | None, outputs: int) -> Tensor:

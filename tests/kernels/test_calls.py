@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from framework.kernels import calls, library
 from framework.networks.attention import rotate, rotation
-from framework.networks.kernels import calls, library
 
 needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
 

@@ -30,10 +30,12 @@ COMPILE_SECONDS = 120.0  # two are usual; a compiler that hangs must not hang ge
 POINTER, INTEGER, THREADS, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 LINEAR = [POINTER] * 4 + [INTEGER] * 3 + [THREADS]
 QUANTIZED = [POINTER] * 5 + [INTEGER] * 3 + [THREADS]
+PRODUCT = [POINTER, THREADS]
 ATTEND = [POINTER] * 7 + [INTEGER] * 8 + [THREADS]
 SIGNATURES = {
     "linear_float32": LINEAR,
     "linear_bfloat16": LINEAR,
+    "product_float32": PRODUCT,
     "linear_int8": QUANTIZED,
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
@@ -100,6 +102,17 @@ def _processor() -> str:
     return platform.machine() + "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
+@cache
+def outruns_mkl() -> bool:
+    """Whether the blocked product is known to beat the one that torch takes: MKL's, on AMD's processors with AVX-512."""
+    try:
+        lines = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return False
+    vendors = {line.split()[-1] for line in lines if line.startswith("vendor_id")}
+    return vendors == {"AuthenticAMD"} and all("avx512f" in line.split() for line in lines if line.startswith("flags"))
+
+
 def _is_sound(path: Path) -> bool:
     """Whether the file ends with the SHA-256 of what is before it: loading a damaged one could end the process."""
     try:
@@ -112,5 +125,5 @@ def _is_sound(path: Path) -> bool:
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, ctypes.c_int if arguments is PRODUCT else None
     return library

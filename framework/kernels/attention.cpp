@@ -3,7 +3,7 @@
 #include <cmath>
 #include <memory>
 
-#include "products.h"
+#include "dots.h"
 
 namespace {
 

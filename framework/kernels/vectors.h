@@ -69,12 +69,31 @@ inline Lanes hold(Lanes lanes) {
 
 inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
+inline Lanes everywhere(float number) {
+#if defined(__AVX512F__)
+    return (Lanes)_mm512_set1_ps(number);  // GCC 12 adds the number to a vector of zeros otherwise
+#else
+    return Lanes{} + number;
+#endif
+}
+
 // the first `count` numbers, then zeros
 template <typename Number>
 inline Lanes load_some(const Number* from, int count) {
     Number numbers[LANES] = {};
     std::memcpy(numbers, from, count * sizeof(Number));
     return load(numbers);
+}
+
+typedef int32_t Order __attribute__((vector_size(16)));
+
+inline void transpose(Four square[4]) {
+    const Four ab = __builtin_shuffle(square[0], square[1], (Order){0, 4, 1, 5}), AB = __builtin_shuffle(square[0], square[1], (Order){2, 6, 3, 7});
+    const Four cd = __builtin_shuffle(square[2], square[3], (Order){0, 4, 1, 5}), CD = __builtin_shuffle(square[2], square[3], (Order){2, 6, 3, 7});
+    square[0] = __builtin_shuffle(ab, cd, (Order){0, 1, 4, 5});
+    square[1] = __builtin_shuffle(ab, cd, (Order){2, 3, 6, 7});
+    square[2] = __builtin_shuffle(AB, CD, (Order){0, 1, 4, 5});
+    square[3] = __builtin_shuffle(AB, CD, (Order){2, 3, 6, 7});
 }
 
 // Adds the lanes up to four, always in the same order.
@@ -88,7 +107,6 @@ inline Four fold(Lanes lanes) {
 
 // The sums of four vectors, each added up in the same order.
 inline Four sums(Lanes first, Lanes second, Lanes third, Lanes fourth) {
-    typedef int32_t Order __attribute__((vector_size(16)));
     const Four a = fold(first), b = fold(second), c = fold(third), d = fold(fourth);
     const Four ab = __builtin_shuffle(a, b, (Order){0, 4, 1, 5}) + __builtin_shuffle(a, b, (Order){2, 6, 3, 7});
     const Four cd = __builtin_shuffle(c, d, (Order){0, 4, 1, 5}) + __builtin_shuffle(c, d, (Order){2, 6, 3, 7});
