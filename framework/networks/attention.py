@@ -1,6 +1,7 @@
 """Causal self-attention with grouped key-value heads, and what it needs to know of positions: rotation and mask.
 
-Shape legend: B batch, T new tokens, S all tokens (cached and new), D model width, H query heads, K key-value heads, Q head width.
+Shape legend: B batch, T new tokens, N some of them, S all tokens (cached and new), D model width, H query heads, K key-value heads,
+Q head width.
 Must not know blocks, vocabularies or requests.
 """
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.kernels import calls
+from framework.networks.base import Places
 from framework.networks.cache import View
 from framework.networks.dot_product import attend
 from framework.networks.linear import Linear
@@ -75,8 +77,16 @@ class Attention(nn.Module):
         self.dropout, self.softcap, self.window = shape.dropout, shape.attention_softcap, shape.layer_kind(layer).window
         self.query_scale = (self.head_width / (shape.attention_scale_width or self.head_width)) ** 0.5
 
-    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None, layer: int) -> Tensor:
-        """Attention's output before the residual sum, [B, T, D].
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        turn: Rotation | None,
+        mask: Tensor | None,
+        cache: View | None,
+        layer: int,
+        places: Places | None = None,
+    ) -> Tensor:
+        """Attention's output before the residual sum, [B, T, D]; with `places`, [N, D].
 
         Args:
             hidden_BTD: normalised hidden states of the new tokens.
@@ -84,6 +94,7 @@ class Attention(nn.Module):
             mask: from `attention_mask`; None with a cache, which knows what each token sees.
             cache: keys and values of earlier tokens, extended by these.
             layer: this block's number in the cache.
+            places: the tokens whose output is wanted, which attend to all the same; None: all.
         """
         heads, kv_heads = self.num_heads, self.num_kv_heads
         all_heads = self.qkv(hidden_BTD).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
@@ -106,7 +117,9 @@ class Attention(nn.Module):
             mixed_BTHQ = cache.attend(layer, query, key, value, self.window, self.softcap)
         else:
             mixed_BTHQ = self._attend(query, key, value, mask)
-        return F.dropout(self.out(mixed_BTHQ.flatten(2)), self.dropout, self.training)
+        if places is not None:
+            mixed_BTHQ = mixed_BTHQ[places]
+        return F.dropout(self.out(mixed_BTHQ.flatten(-2)), self.dropout, self.training)
 
     def _attend(self, query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (heads.transpose(1, 2) for heads in (query_BTHQ, key_BTKQ, value_BTKQ))

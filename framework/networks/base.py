@@ -1,6 +1,6 @@
 """What every network is: ids to hidden states, hidden states to logits; with a cache where it can decode step by step.
 
-Shape legend: B batch, T time, D model width, V vocabulary.
+Shape legend: B batch, T time, N some of the tokens, D model width, V vocabulary.
 Ids flow in, hidden states flow out; losses and samplers take it from there. Must not know text, tokenizers, losses or optimizers.
 """
 
@@ -16,6 +16,7 @@ from framework.networks.dot_product import soft_capped
 from framework.networks.linear import linear
 
 Role = Literal["matrix", "embedding", "vector"]
+Places = tuple[Tensor, Tensor]  # row and column of tokens, [N] each
 
 
 class Network(nn.Module, ABC):
@@ -45,6 +46,18 @@ class Network(nn.Module, ABC):
             documents_BT: a token attends only to earlier tokens with the same number; None lets it attend to all earlier ones.
             cache: the sequences that these tokens, [1, T], go on with, one after the other; their keys and values are stored.
         """
+
+    def hidden_at(self, places: Places, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None) -> Tensor:
+        """Hidden states of some of the tokens, [N, D]: all that a loss reads which trains only those.
+
+        They are `forward`'s, dropout included; a network may override this to leave out what only the other tokens' need.
+
+        Args:
+            places: the tokens.
+            ids_BT, positions_BT, documents_BT: all of them, as of `forward`.
+        """
+        hidden_BTD: Tensor = self(ids_BT, positions_BT, documents_BT)
+        return hidden_BTD[places]
 
     @property
     @abstractmethod

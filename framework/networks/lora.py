@@ -1,6 +1,6 @@
 """LoRA: a frozen network with thin trained matrices beside its linear layers (Hu et al. 2021). No recipe and no network knows it.
 
-Shape legend: B batch, T time, D model width, V vocabulary, I inputs, O outputs, R rank.
+Shape legend: B batch, T time, N some of the tokens, D model width, V vocabulary, I inputs, O outputs, R rank.
 Ids flow in, hidden states flow out, as the base has them and the adapter in use changes them. Must not know files, losses or optimizers.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from framework.errors import CheckpointError
 from framework.networks import new_rows
-from framework.networks.base import Network, Role
+from framework.networks.base import Network, Places, Role
 from framework.networks.digest import NO_IDS, hexadecimal, sha256
 from framework.networks.dot_product import soft_capped
 from framework.networks.linear import Linear, linear
@@ -289,6 +289,11 @@ class LoRA(Wrapper):
     @property
     def inner(self) -> Network:
         return self.base
+
+    def hidden_at(self, places: Places, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None) -> Tensor:
+        if self.training and self.in_use is not None and any(adapter.dropout for adapter in self.adapters(self.in_use).values()):
+            return Network.hidden_at(self, places, ids_BT, positions_BT, documents_BT)  # dropout draws as it does for all tokens
+        return super().hidden_at(places, ids_BT, positions_BT, documents_BT)
 
     @property
     def head_weight_VD(self) -> Tensor:

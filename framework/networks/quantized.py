@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from framework.errors import ConfigError
 from framework.kernels import calls
 from framework.networks.attention import Attention
-from framework.networks.base import Network
+from framework.networks.base import Network, Places
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.dot_product import soft_capped
 from framework.networks.feedforward import FeedForward
@@ -138,6 +138,9 @@ class Quantized(Network):
         cache: View | None = None,
     ) -> Tensor:
         return self.network(ids_BT, positions_BT, documents_BT, cache)
+
+    def hidden_at(self, places: Places, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None) -> Tensor:
+        return self.network.hidden_at(places, ids_BT, positions_BT, documents_BT)
 
     @property
     def head_weight_VD(self) -> Tensor:

@@ -1,6 +1,6 @@
 """One Transformer for the GPT-2, Llama and Gemma families, built from a NetworkShape.
 
-Shape legend: B batch, T time, D model width, V vocabulary.
+Shape legend: B batch, T time, N some of the tokens, D model width, V vocabulary.
 Ids flow in, normalised hidden states flow out. Must not know text, losses, optimizers or files.
 """
 
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from framework.networks import blocks
 from framework.networks.attention import Attention, Rotation, attention_mask, rotation
-from framework.networks.base import Network, Role
+from framework.networks.base import Network, Places, Role
 from framework.networks.cache import BLOCK_TOKENS, Cache, View
 from framework.networks.feedforward import FeedForward
 from framework.networks.initialise import initialise
@@ -52,8 +52,13 @@ class Block(nn.Module):
         self.feedforward = FeedForward(shape)
         self.feedforward_output_norm = Norm(shape, shape.width) if shape.output_norms else None
 
-    def forward(self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None) -> Tensor:
-        mixed_BTD = self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer)
+    def forward(
+        self, hidden_BTD: Tensor, turn: Rotation | None, mask: Tensor | None, cache: View | None, places: Places | None = None
+    ) -> Tensor:
+        """The tokens' hidden states after this block, [B, T, D]; with `places` of those only, [N, D]."""
+        mixed_BTD = self.attention(self.attention_norm(hidden_BTD), turn, mask, cache, self.layer, places)
+        if places is not None:
+            hidden_BTD = hidden_BTD[places]
         hidden_BTD = hidden_BTD + (mixed_BTD if self.attention_output_norm is None else self.attention_output_norm(mixed_BTD))
         bent_BTD = self.feedforward(self.feedforward_norm(hidden_BTD))
         return hidden_BTD + (bent_BTD if self.feedforward_output_norm is None else self.feedforward_output_norm(bent_BTD))
@@ -124,7 +129,9 @@ class Transformer(Network):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: View | None = None,
+        places: Places | None = None,
     ) -> Tensor:
+        """Hidden states, [B, T, D]; with `places` those of some tokens, [N, D]."""
         num_tokens = ids_BT.shape[1]
         longest = num_tokens if cache is None else cache.end
         if longest > self.context_length:
@@ -134,9 +141,16 @@ class Transformer(Network):
         if positions_BT is None:
             positions_BT = torch.arange(num_tokens, device=ids_BT.device)[None] if cache is None else cache.positions_BT
         hidden_BTD = self._embed(ids_BT, positions_BT)
-        hidden_BTD = self._run_blocks(hidden_BTD, self._reaches(hidden_BTD, positions_BT, documents_BT, cache), cache)
+        hidden_BTD = self._run_blocks(hidden_BTD, self._reaches(hidden_BTD, positions_BT, documents_BT, cache), cache, places)
         normalised: Tensor = self.norm(hidden_BTD)
         return normalised
+
+    def hidden_at(self, places: Places, ids_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None) -> Tensor:
+        """Without the last block's feed-forward, output matrix and norms for the other tokens, which no one reads."""
+        if type(self).forward is not Transformer.forward:  # a subclass has its own way
+            return super().hidden_at(places, ids_BT, positions_BT, documents_BT)
+        hidden_ND: Tensor = self(ids_BT, positions_BT, documents_BT, places=places)  # hooks of this module see it
+        return hidden_ND
 
     def _embed(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
         hidden_BTD: Tensor = self.embedding(ids_BT)
@@ -159,21 +173,29 @@ class Transformer(Network):
             reaches.append(Reach(turn, mask))
         return reaches
 
-    def _run_blocks(self, hidden_BTD: Tensor, reaches: Sequence[Reach], cache: View | None) -> Tensor:
+    def _run_blocks(self, hidden_BTD: Tensor, reaches: Sequence[Reach], cache: View | None, places: Places | None) -> Tensor:
         if cache is not None:
             result = blocks.run(list(self.blocks), self.shape, hidden_BTD, reaches[0].turn, cache)
             if result is not None:
-                return result
+                return result if places is None else result[places]
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()
         with torch.compiler.set_stance("force_eager") if stands_alone else nullcontext():
-            for block, kind in zip(self.blocks, self._kind_of_layer, strict=True):
+            for block, kind, kept in zip(self.blocks, self._kind_of_layer, self._kept(places), strict=True):
                 if recompute:
-                    hidden_BTD = checkpoint(block, hidden_BTD, *reaches[kind], cache, use_reentrant=False)
+                    hidden_BTD = checkpoint(block, hidden_BTD, *reaches[kind], cache, kept, use_reentrant=False)
                 else:
-                    hidden_BTD = block(hidden_BTD, *reaches[kind], cache)
-        return hidden_BTD
+                    hidden_BTD = block(hidden_BTD, *reaches[kind], cache, kept)
+        return hidden_BTD if places is None or hidden_BTD.ndim == 2 else hidden_BTD[places]
+
+    def _kept(self, places: Places | None) -> list[Places | None]:
+        """For each block the tokens that it goes on with; None: all. Only the last may drop some: later blocks attend to every token.
+
+        It drops none where it is compiled (it would be anew for each number of them) or where dropout acts (whose draws would be others).
+        """
+        drops_none = self.compiled or (self.training and self.shape.dropout > 0)
+        return [None] * (len(self.blocks) - 1) + [None if drops_none else places]
 
     @property
     def head_weight_VD(self) -> Tensor:

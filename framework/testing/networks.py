@@ -90,6 +90,13 @@ def check_documents_are_apart(build: Build) -> None:
     _assert_close(packed, torch.cat(alone, dim=1), "documents packed into a row")
 
 
+def check_some_hidden_states(build: Build) -> None:
+    """Hidden states asked for at some places are those that all tokens' have there."""
+    network, ids_BT = _network(build), _ids()
+    places = (torch.tensor([0, 0, 1]), torch.tensor([2, CONTEXT_LENGTH - 1, 5]))
+    _assert_close(network.hidden_at(places, ids_BT), network(ids_BT)[places], "some places alone")
+
+
 def check_roles_cover_the_parameters(build: Build) -> None:
     """Every parameter has a role, and nothing else has."""
     network = _network(build)
@@ -131,6 +138,7 @@ CHECKS: tuple[Callable[[Build], None], ...] = (
     check_is_causal,
     check_cache_changes_nothing,
     check_documents_are_apart,
+    check_some_hidden_states,
     check_roles_cover_the_parameters,
     check_evaluation_is_repeatable,
     check_state_comes_back,
