@@ -2,7 +2,7 @@
 
 Ids flow in, the policy's hidden states and the critic's values flow out. Must not know rewards, advantages or losses.
 
-Shape legend: B batch, T time, D model width.
+Shape legend: B batch, T time, N some of the tokens, D model width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.networks.base import Network, Role
+from framework.networks.base import Network, Places, Role
 from framework.networks.parts import as_part
 from framework.networks.scalar_head import ScalarHead
 from framework.networks.wrapper import Wrapper
@@ -41,19 +41,20 @@ class ActorCritic(Wrapper):
     def inner(self) -> Network:
         return self.policy
 
-    def values(self, ids_BT: Tensor, hidden_BTD: Tensor) -> Tensor:
-        """What is still to come from each token on, [B, T], in fp32 or wider.
+    def values(self, places: Places, ids_BT: Tensor, hidden_ND: Tensor | None = None) -> Tensor:
+        """What is still to come from each of some tokens on, [N], in fp32 or wider.
 
         Args:
+            places: the tokens.
             ids_BT: the sequences.
-            hidden_BTD: the policy's hidden states of them, which a critic without a network of its own reads.
+            hidden_ND: the policy's hidden states of the tokens, where they are known: a critic without a network of its own reads them.
         """
         if self.critic is not None:
-            values_BT = self.critic.values(self.critic(ids_BT))
+            values_N = self.critic.values(self.critic.hidden_at(places, ids_BT))
         else:
             assert self.value_head is not None
-            values_BT = self.value_head(hidden_BTD)[..., 0]
-        return values_BT.to(torch.promote_types(values_BT.dtype, torch.float32))
+            values_N = self.value_head(self.policy.hidden_at(places, ids_BT) if hidden_ND is None else hidden_ND)[..., 0]
+        return values_N.to(torch.promote_types(values_N.dtype, torch.float32))
 
     @property
     def init_args(self) -> dict[str, Any]:

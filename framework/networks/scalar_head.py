@@ -2,7 +2,7 @@
 
 Ids flow in, hidden states and numbers flow out. Must not know losses, preferences or rollouts.
 
-Shape legend: B batch, T time, D model width.
+Shape legend: B batch, T time, N some of the tokens, D model width.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ class ScalarHead(Wrapper):
             lengths_B: tokens of each.
             starts_B: tokens before each one's reply.
         """
-        hidden_BTD = self(ids_BT)
         if self.pooling == "last":
-            return self.values(hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1])
-        places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        of_reply_BT = (places_T >= starts_B[:, None]) & (places_T < lengths_B[:, None])
-        return (self.values(hidden_BTD) * of_reply_BT).sum(1) / of_reply_BT.sum(1)
+            rows_B = torch.arange(len(ids_BT), device=ids_BT.device)
+            return self.values(self.hidden_at((rows_B, lengths_B - 1), ids_BT))
+        columns_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        of_reply_BT = (columns_T >= starts_B[:, None]) & (columns_T < lengths_B[:, None])
+        rows_N, columns_N = of_reply_BT.nonzero(as_tuple=True)
+        values_N = self.values(self.hidden_at((rows_N, columns_N), ids_BT))
+        values_BT = values_N.new_zeros(ids_BT.shape).index_put((rows_N, columns_N), values_N)
+        return values_BT.sum(1) / of_reply_BT.sum(1)
 
     def scores(self, ids_BT: Tensor, lengths_B: Tensor, starts_B: Tensor) -> Tensor:
         """Normalised scores of sequences, [B]; arguments as of `pooled_values`."""

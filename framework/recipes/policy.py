@@ -256,12 +256,18 @@ class PolicyRecipe(Recipe):
         assert result_SR is not None
         return result_SR
 
-    def token_log_probs(self, network: Network, experience: Experience, hidden_BTD: Tensor | None = None) -> TokenLogProbs:
-        """Log-probabilities of the trained tokens and entropies under a network, at the temperature they were drawn with."""
-        if hidden_BTD is None:
-            hidden_BTD = network(experience.ids_ST)
-        rows_ND, softcap = hidden_BTD[experience.places()], network.logit_softcap
-        return log_probs(rows_ND, network.head_weight_VD, experience.targets_N, self.temperature, softcap=softcap)
+    def token_log_probs(self, network: Network, experience: Experience, hidden_ND: Tensor | None = None) -> TokenLogProbs:
+        """Log-probabilities of the trained tokens and entropies under a network, at the temperature they were drawn with.
+
+        Args:
+            network: the policy or another.
+            experience: the replies.
+            hidden_ND: the network's hidden states at `experience.places()`, where they are known.
+        """
+        if hidden_ND is None:
+            hidden_ND = network.hidden_at(experience.places(), experience.ids_ST)
+        weight_VD, softcap = network.head_weight_VD, network.logit_softcap
+        return log_probs(hidden_ND, weight_VD, experience.targets_N, self.temperature, softcap=softcap)
 
     def importance(self, experience: Experience) -> Tensor | None:
         """Weights that make up for what the engine drew with slightly other probabilities, [N], cut off at `importance_cap`; None: off."""

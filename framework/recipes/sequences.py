@@ -29,9 +29,9 @@ class SequenceLogProbs(NamedTuple):
 
 def sequence_log_probs(network: Network, ids_RT: Tensor, targets_RT: Tensor) -> SequenceLogProbs:
     """Log-probabilities of the targets that are not IGNORE; padding on the right changes nothing."""
-    hidden_RTD = network(ids_RT)
     trained_RT = targets_RT != IGNORE
-    kept_N, _ = log_probs(hidden_RTD[trained_RT], network.head_weight_VD, targets_RT[trained_RT], softcap=network.logit_softcap)
-    rows_N = trained_RT.nonzero()[:, 0]
+    rows_N, columns_N = trained_RT.nonzero(as_tuple=True)
+    hidden_ND = network.hidden_at((rows_N, columns_N), ids_RT)
+    kept_N, _ = log_probs(hidden_ND, network.head_weight_VD, targets_RT[rows_N, columns_N], softcap=network.logit_softcap)
     sums_R = torch.zeros(len(ids_RT), dtype=kept_N.dtype, device=kept_N.device).index_add(0, rows_N, kept_N)
     return SequenceLogProbs(sums_R, trained_RT.sum(1))

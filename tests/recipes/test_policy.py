@@ -107,10 +107,11 @@ def check_accumulation(make: Any, data: Data, train: Any) -> None:
         torch.testing.assert_close(many[number], one[number], atol=1e-12, rtol=1e-9)
 
 
-def test_ppo_has_the_gradient_of_its_loss_written_out(data: Data, train: Any) -> None:
+@pytest.mark.parametrize("critic", ["shared", "policy"])
+def test_ppo_has_the_gradient_of_its_loss_written_out(critic: Any, data: Data, train: Any) -> None:
     """float64, one step, from the papers: clipped policy, clipped value, entropy, over all trained tokens of the step."""
     watch = Watch()
-    recipe = ppo(optimizer=Recorder, entropy_coef=0.01, vf_coef=0.5, temperature=0.7, critic="shared")
+    recipe = ppo(optimizer=Recorder, entropy_coef=0.01, vf_coef=0.5, temperature=0.7, critic=critic)
     before: dict[str, Any] = {}
     recipe.on_fit_start, original = lambda: (before.update(network=copy.deepcopy(recipe.network)), original())[1], recipe.on_fit_start  # type: ignore[method-assign]
     train(recipe, data.prompts(batch_size=16), max_steps=1, precision="64-true", callbacks=[watch])
@@ -121,7 +122,7 @@ def test_ppo_has_the_gradient_of_its_loss_written_out(data: Data, train: Any) ->
         ids = batch.ids_ST[row : row + 1, : start + length]
         hidden = fresh.policy(ids)
         table = (fresh.policy.logits(hidden)[0] / 0.7).log_softmax(-1)
-        values = fresh.value_head(hidden)[0, :, 0]
+        values = fresh.value_head(hidden)[0, :, 0] if critic == "shared" else fresh.critic.values(fresh.critic(ids))[0]
         for step in range(length):
             place = start + step - 1
             log_prob = table[place, ids[0, place + 1]]
