@@ -2,7 +2,7 @@
 
 Rows flow in, TokenBatches flow out. Must not know networks, losses or recipes.
 
-Shape legend: B rows, T tokens a row.
+Shape legend: B rows, T tokens a row, N trained ones of all rows.
 """
 
 from __future__ import annotations
@@ -101,15 +101,12 @@ class Demonstrations(Records[Example]):
 
     def training_batch(self, number: int) -> TokenBatch:
         """Micro-batch `number` of the run."""
-        return _batch(
-            [[self.train[each] for each in self._rows[row]] for row in self.training_rows(number)], self.packing, self.tokenizer.pad_id
-        )
+        rows = [[self.train[each] for each in self._rows[row]] for row in self.training_rows(number)]
+        return _batch(rows, self.packing, self.tokenizer.pad_id, len(rows))
 
     def collate(self, numbers: Sequence[int], items: Sequence[Example], counted: int) -> TokenBatch:
         """One demonstration a row; a filler has no target."""
-        batch = _batch([[item] for item in items], False, self.tokenizer.pad_id)
-        batch.targets_BT[counted:] = IGNORE
-        return batch
+        return _batch([[item] for item in items], False, self.tokenizer.pad_id, counted)
 
     def describe(self) -> dict[str, int | float | str]:
         """What a start-up line shows."""
@@ -117,8 +114,11 @@ class Demonstrations(Records[Example]):
         return {**super().describe(), "trained_tokens": trained, "rows_per_epoch": self.num_rows}
 
 
-def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int) -> TokenBatch:
-    """Rows of demonstrations one after the other, padded on the right to the longest; positions and documents where they are packed."""
+def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int, counted: int) -> TokenBatch:
+    """Rows of demonstrations one after the other, padded on the right to the longest; positions and documents where they are packed.
+
+    Of rows beyond the first `counted` nothing is trained.
+    """
     width = max(sum(len(item.ids) - 1 for item in row) for row in rows)
     ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
     targets_BT = np.full((len(rows), width), IGNORE, dtype=np.int64)
@@ -133,5 +133,7 @@ def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int) -> Toke
             positions_BT[row, place] = np.arange(len(item.ids) - 1)
             documents_BT[row, place] = number
         positions_BT[row, start:] = np.arange(width - start)
-    ids, targets, positions, documents = map(torch.from_numpy, (ids_BT, targets_BT, positions_BT, documents_BT))
-    return TokenBatch(ids, targets, positions, documents) if packed else TokenBatch(ids, targets)
+    targets_BT[counted:] = IGNORE
+    places_2N = np.stack(np.nonzero(targets_BT != IGNORE))
+    ids, targets, positions, documents, places = map(torch.from_numpy, (ids_BT, targets_BT, positions_BT, documents_BT, places_2N))
+    return TokenBatch(ids, targets, positions if packed else None, documents if packed else None, places)

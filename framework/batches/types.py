@@ -1,6 +1,6 @@
 """What a recipe receives. NamedTuples, because Lightning moves those between devices.
 
-Shape legend: B rows, T tokens a row; of pairs R = 2B rows, the chosen replies first, then the rejected ones in the same order.
+Shape legend: B rows, T tokens a row, N trained ones of all rows; of pairs R = 2B rows, the chosen replies first, then the rejected ones in the same order.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ class TokenBatch(NamedTuple):
         targets_BT: int64, already shifted: the token after each input; IGNORE where nothing is trained.
         positions_BT: position of each token in its document, or None for 0..T-1.
         documents_BT: number of the document each token belongs to, or None where tokens may attend across documents.
+        places_2N: rows and columns of the trained positions, where others are not trained; None: the targets say it. A recipe that asked
+            the targets would make a GPU wait.
     """
 
     ids_BT: Tensor
     targets_BT: Tensor
     positions_BT: Tensor | None = None
     documents_BT: Tensor | None = None
+    places_2N: Tensor | None = None
 
 
 class PairBatch(NamedTuple):

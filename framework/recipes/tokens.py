@@ -1,7 +1,7 @@
 """What recipes of next-token prediction share: the loss over the trained tokens of a TokenBatch, and how it is judged.
 
 Token batches flow in; loss, perplexity, bits per byte and accuracy flow out.
-Shape legend: B rows, T tokens, D width, V vocabulary.
+Shape legend: B rows, T tokens, N trained ones, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TokenPrediction(Recipe):
 
     def objective(self, batch: TokenBatch) -> Objective:
         """Summed negative log-likelihood of the targets, nats, and the number of targets."""
-        hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
-        loss = next_token(hidden_BTD, self.network.head_weight_VD, batch.targets_BT, softcap=self.network.logit_softcap)
+        hidden, targets = self._trained(batch)
+        loss = next_token(hidden, self.network.head_weight_VD, targets, softcap=self.network.logit_softcap)
         return Objective(loss, (batch.targets_BT != IGNORE).sum())
 
     def new_metric(self) -> Metric:
@@ -46,10 +46,17 @@ class TokenPrediction(Recipe):
 
     def evaluate(self, batch: TokenBatch) -> None:
         """Add a validation batch."""
-        hidden_BTD = self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT)
+        hidden, targets = self._trained(batch)
         weight_VD, softcap = self.network.head_weight_VD, self.network.logit_softcap
-        nats_BT, correct_BT = token_statistics(hidden_BTD, weight_VD, batch.targets_BT, softcap=softcap)
-        trained_BT = batch.targets_BT != IGNORE
+        nats, correct = token_statistics(hidden, weight_VD, targets, softcap=softcap)
+        trained = targets != IGNORE
         if self._byte_lengths_V is None:
-            self._byte_lengths_V = torch.from_numpy(self.data.tokenizer.byte_lengths()).to(nats_BT.device)
-        self.metric.update(nats_BT, correct_BT, trained_BT, self._byte_lengths_V[batch.targets_BT[trained_BT]].sum())
+            self._byte_lengths_V = torch.from_numpy(self.data.tokenizer.byte_lengths()).to(nats.device)
+        self.metric.update(nats, correct, trained, self._byte_lengths_V[targets[trained]].sum())
+
+    def _trained(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states and what comes after them: [B, T, D] and [B, T], or [N, D] and [N] where the batch says which are trained."""
+        if batch.places_2N is None:
+            return self.network(batch.ids_BT, batch.positions_BT, batch.documents_BT), batch.targets_BT
+        places = (batch.places_2N[0], batch.places_2N[1])
+        return self.network.hidden_at(places, batch.ids_BT, batch.positions_BT, batch.documents_BT), batch.targets_BT[places]
