@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from framework.kernels import calls
 from framework.samplers.distribution import Distribution, best_first
 
 CHUNK_SIZE = 128  # tokens whose weights are summed in single precision; near sqrt(V), so that both levels of a draw are short
@@ -60,6 +61,8 @@ def draw(distribution: Distribution, uniforms_B: Tensor) -> tuple[Tensor, Tensor
     if ids_BC is not None and ids_BC.shape[-1] == 1:
         valid_B = logits_BC[:, 0].isfinite()
         return ids_BC[:, 0].where(valid_B, 0), valid_B
+    if logits_BC.dtype == torch.float32 and calls.serve(logits_BC):
+        return calls.draw(distribution.dense().contiguous(), uniforms_B.contiguous())
     weights_BGS = _weights(distribution)
     before_BG = weights_BGS.sum(dim=-1).double().cumsum(dim=-1)
     valid_B = before_BG[:, -1] > 0  # NaN otherwise, or a total that a NaN went into

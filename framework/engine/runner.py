@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from framework.engine.batcher import Row
 from framework.engine.compiled import CompiledDecode
 from framework.engine.reply import Reply
+from framework.kernels import pages
 from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS
 
@@ -44,6 +45,7 @@ class Runner:
         self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
         self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
         self.look_again()
+        pages.gather(self._weights)
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
         """Hidden states of the rows' new tokens, [T, D]; their keys and values are in the cache then."""

@@ -95,6 +95,15 @@ def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Ten
     return out
 
 
+def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """As `engine/draw.py`: tokens_B, int64, and valid_B, bool; logits fp32 and contiguous, uniforms float64."""
+    rows, columns = logits_BV.shape
+    tokens_B, valid_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
+    pointers = (logits_BV.data_ptr(), uniforms_B.data_ptr(), tokens_B.data_ptr(), valid_B.data_ptr())
+    _library().draw_float32(*pointers, rows, columns, torch.get_num_threads())
+    return tokens_B, valid_B
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean of x^2 + eps) * weight over the last dimension: both fp32 and contiguous."""
     out = torch.empty_like(x)

@@ -40,6 +40,7 @@ SIGNATURES = {
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
+    "draw_float32": [POINTER] * 4 + [INTEGER] * 2 + [THREADS],
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
     "blocks": [POINTER] * 5 + [FLOAT, THREADS],
     "rotate": [POINTER] * 3 + [INTEGER] * 4,

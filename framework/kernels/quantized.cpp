@@ -185,7 +185,8 @@ void multiply(const float* x, const Matrix& matrix, float* out, int64_t rows, in
             Floats shift = {};
             for (int64_t c = 0; matrix.bias && c < columns; c++) shift[c] = matrix.bias[first + c];
             const uint8_t* weights = matrix.weights + p * panel_bytes;
-            const int64_t lines = panel_bytes / 64 / rounded.groups / rounded.blocks;  // each block fetches its share of the next panel
+            // each block fetches its share of the next panel; one alone reads memory in its order, which the processor foresees
+            const int64_t lines = rounded.blocks == 1 ? 0 : panel_bytes / 64 / rounded.groups / rounded.blocks;
             for (int64_t block = 0; block < rounded.blocks; block++) {
                 const Panel panel{weights, matrix.scales + p * panel_scales, weights + panel_bytes + block * lines * rounded.groups * 64, lines};
                 const int64_t begin = rounded.first_row(block), end = rounded.first_row(block + 1);

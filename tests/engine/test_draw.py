@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.engine.draw import draw, logprobs, uniforms
+from framework.kernels import calls
 from framework.samplers.distribution import Distribution
 
 MASK = 2**64 - 1
@@ -142,6 +143,26 @@ def test_what_is_too_rare_for_a_float32_sum_is_drawn_all_the_same() -> None:
     logits[0, 0], logits[0, 200] = 0.0, -25.0  # a probability of 1.4e-11
     tokens, _ = draw(_dense(logits.expand(2, -1)), torch.tensor([1 - 1e-12, 1 - 1e-10], dtype=torch.float64))
     assert tokens.tolist() == [200, 0]
+
+
+@pytest.mark.skipif(not calls.available(), reason="no compiler")
+@pytest.mark.parametrize("columns", [1, 15, 127, 128, 129, 300, 5000])
+def test_the_kernel_draws_what_torch_draws(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(columns)
+    logits_BV = torch.randn(400, columns) * torch.linspace(0.1, 30, 400)[:, None]
+    logits_BV[torch.rand_like(logits_BV) < 0.3] = -math.inf
+    for row, number in enumerate((math.nan, math.inf, -math.inf)):
+        logits_BV[row] = logits_BV[row] if row < 2 else number
+        logits_BV[row, -1] = number
+    uniforms_B = torch.rand(400, dtype=torch.float64)
+    uniforms_B[3:6] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
+    distribution = Distribution(logits_BV, None, columns)
+    with torch.inference_mode():
+        tokens_B, valid_B = draw(distribution, uniforms_B)
+        monkeypatch.setattr(calls, "serve", lambda x: False)
+        expected_B, expected_valid_B = draw(distribution, uniforms_B)
+    assert torch.equal(valid_B, expected_valid_B) and valid_B.sum() > 200 and not valid_B[:3].any()
+    assert torch.equal(tokens_B, expected_B)
 
 
 def test_the_only_candidate_needs_no_number() -> None:

@@ -1,0 +1,77 @@
+// From logits to tokens: where uniform numbers fall when probabilities lie side by side, in two readings of the logits.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int64_t CHUNK = 128;         // tokens whose weights are summed in single precision, as in engine/draw.py
+constexpr double ALMOST_ONE = 1.0 - 0x1p-53;
+
+// The weights of up to CHUNK tokens, 0 past `count`, and their sum.
+float weigh(const float* logits, int64_t count, float highest, float* weights) {
+    Lanes total = {};
+    for (int64_t i = 0; i < CHUNK; i += LANES) {
+        Lanes each = {};
+        if (i + LANES <= count)
+            each = exponential(load(logits + i) - highest);
+        else if (i < count) {
+            store(weights + i, exponential(load_some(logits + i, int(count - i)) - highest));
+            each = load_some(weights + i, int(count - i));
+        }
+        store(weights + i, each);
+        total += each;
+    }
+    return sum(total);
+}
+
+// The first of `count` growing numbers that is over the target.
+int64_t first_over(const double* cumulated, int64_t count, double target) {
+    return std::min<int64_t>(std::upper_bound(cumulated, cumulated + count, target) - cumulated, count - 1);
+}
+
+void draw(const float* logits, int64_t columns, double uniform, int64_t& token, bool& valid) {
+    float highest = -INFINITY;
+    int64_t i = 0;
+    if (columns >= LANES) {
+        Lanes most = load(logits);
+        for (i = LANES; i + LANES <= columns; i += LANES) {
+            const Lanes each = load(logits + i);
+            most = each > most ? each : most;
+        }
+        highest = largest(most);
+    }
+    for (; i < columns; i++) highest = std::max(highest, logits[i]);
+    const int64_t chunks = (columns + CHUNK - 1) / CHUNK;
+    static thread_local std::vector<double> kept;
+    kept.resize(std::max<int64_t>(chunks, CHUNK));
+    double* const cumulated = kept.data();
+    float weights[CHUNK];
+    double total = 0.0;
+    for (int64_t c = 0; c < chunks; c++) {
+        total += weigh(logits + c * CHUNK, columns - c * CHUNK, highest, weights);
+        cumulated[c] = total;
+    }
+    token = 0;
+    valid = total > 0.0;  // not with a NaN, an infinity or without any probability
+    if (!valid) return;
+    const double target = uniform * total;
+    const int64_t chunk = first_over(cumulated, chunks, target);
+    const double before = chunk ? cumulated[chunk - 1] : 0.0;
+    const double rest = std::min((target - before) / (cumulated[chunk] - before), ALMOST_ONE);
+    const int64_t count = std::min(CHUNK, columns - chunk * CHUNK);
+    weigh(logits + chunk * CHUNK, count, highest, weights);
+    total = 0.0;
+    for (int64_t w = 0; w < count; w++) cumulated[w] = total += weights[w];
+    token = chunk * CHUNK + first_over(cumulated, count, rest * total);
+}
+
+}  // namespace
+
+// logits: [rows, columns]. valid: 1 where there is a distribution; where not, the token is 0.
+extern "C" void draw_float32(const float* logits, const double* uniforms, int64_t* tokens, bool* valid, int64_t rows, int64_t columns, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows * columns > (1 << 14))
+    for (int64_t row = 0; row < rows; row++) draw(logits + row * columns, columns, uniforms[row], tokens[row], valid[row]);
+}
