@@ -1,4 +1,4 @@
-// All blocks of a Llama-shaped network for a few new tokens, out of the other kernels: at one token a layer's twenty operations take
+// All blocks of a Transformer for a few new tokens, out of the other kernels: at one token a layer's twenty operations take
 // longer to be started one by one, from Python, than to be done.
 #include <cstddef>
 
@@ -10,6 +10,8 @@ void linear_float32(const float*, const float*, const float*, float*, int64_t, i
 void linear_int8(const float*, const uint8_t*, const BFloat16*, const float*, float*, int64_t, int64_t, int64_t, int);
 void linear_int4(const float*, const uint8_t*, const BFloat16*, const float*, float*, int64_t, int64_t, int64_t, int);
 void rms_norm(const float*, const float*, float*, int64_t, int64_t, float);
+void layer_norm(const float*, const float*, const float*, float*, int64_t, int64_t, float);
+void activate(float*, const float*, int64_t, int, int);
 void rotate(float*, const float*, const float*, int64_t, int64_t, int64_t, int64_t);
 void attend_float32(
     const float*, const float*, const float*, const int32_t*, const int32_t*, const int32_t*, float*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
@@ -19,24 +21,30 @@ void attend_float32(
 // networks/blocks.py makes the same structures, number by number
 
 struct BlockMatrix {
-    int64_t bits;  // 32, 8 or 4
+    int64_t bits;  // 32, 8 or 4; 0: there is no such matrix
     const void* weights;
     const BFloat16* scales;  // of 8 and 4 bits
     const float* bias;
 };
 
+struct BlockNorm {
+    const float *weight, *bias;  // null for none
+};
+
 struct Block {
-    const float *attention_norm, *feedforward_norm, *query_norm, *key_norm;  // the last two may be null
+    BlockNorm attention_norm, feedforward_norm, query_norm, key_norm;  // the last two may be without weights: nothing is normalised
     BlockMatrix qkv, out, gate, up, down;
 };
 
 struct Shape {
     int64_t num_layers, width, num_heads, num_kv_heads, head_width, inner_width, window;  // window 0: all earlier positions
+    int64_t has_layer_norm;  // else RMS norm
+    int64_t activation;  // as elements.cpp numbers them
 };
 
 struct Tokens {
     int64_t count;
-    const float *cosines, *sines;
+    const float *cosines, *sines;  // null: nothing is rotated
     float *keys, *values;  // of layer 0
     int64_t layer_stride;  // numbers from a layer's keys to the next layer's
     const int64_t* slots;
@@ -59,17 +67,11 @@ void add(float* to, const float* what, int64_t count) {
     for (int64_t i = 0; i < count; i++) to[i] += what[i];
 }
 
-// gate = gate * sigmoid(gate) * up; the exponential is taken of numbers up to 0, where it cannot overflow
-void gated(float* gate, const float* up, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (count > 1 << 14)
-    for (int64_t block = 0; block < (count + LANES - 1) / LANES; block++) {
-        const int64_t at = block * LANES, some = count - at;
-        const Lanes x = some < LANES ? load_some(gate + at, int(some)) : load(gate + at);
-        const Lanes y = some < LANES ? load_some(up + at, int(some)) : load(up + at);
-        const Lanes e = exponential(x < 0 ? x : -x);
-        const Lanes result = x * y * ((x < 0 ? e : Lanes{} + 1.0f) / (e + 1.0f));
-        std::memcpy(gate + at, &result, (some < LANES ? some : LANES) * sizeof(float));
-    }
+void normalise(const Shape* shape, const BlockNorm& norm, const float* x, float* out, int64_t rows, int64_t width, float eps) {
+    if (shape->has_layer_norm)
+        layer_norm(x, norm.weight, norm.bias, out, rows, width, eps);
+    else
+        rms_norm(x, norm.weight, out, rows, width, eps);
 }
 
 }  // namespace
@@ -80,17 +82,19 @@ extern "C" {
 void blocks(float* hidden, const Block* layers, const Shape* shape, const Tokens* tokens, float* scratch, float eps, int threads) {
     const int64_t count = tokens->count, width = shape->width, head = shape->head_width;
     const int64_t queries = shape->num_heads * head, keys = shape->num_kv_heads * head, all = queries + 2 * keys, inner = shape->inner_width;
-    float *normal = scratch, *qkv = normal + count * width, *mixed = qkv + count * all, *gate = mixed + count * queries, *up = gate + count * inner;
+    float *normal = scratch, *qkv = normal + count * width, *mixed = qkv + count * all, *bent = mixed + count * queries, *up = bent + count * inner;
     for (int64_t layer = 0; layer < shape->num_layers; layer++) {
         const Block& block = layers[layer];
         float *layer_keys = tokens->keys + layer * tokens->layer_stride, *layer_values = tokens->values + layer * tokens->layer_stride;
-        rms_norm(hidden, block.attention_norm, normal, count, width, eps);
+        normalise(shape, block.attention_norm, hidden, normal, count, width, eps);
         multiply(block.qkv, normal, qkv, count, width, all, threads);
-        for (int64_t n = 0; n < count && block.query_norm; n++) {
-            rms_norm(qkv + n * all, block.query_norm, qkv + n * all, shape->num_heads, head, eps);
-            rms_norm(qkv + n * all + queries, block.key_norm, qkv + n * all + queries, shape->num_kv_heads, head, eps);
+        for (int64_t n = 0; n < count && block.query_norm.weight; n++) {
+            float *query = qkv + n * all, *key = query + queries;
+            normalise(shape, block.query_norm, query, query, shape->num_heads, head, eps);
+            normalise(shape, block.key_norm, key, key, shape->num_kv_heads, head, eps);
         }
-        rotate(qkv, tokens->cosines, tokens->sines, count, shape->num_heads + shape->num_kv_heads, head, all);
+        if (tokens->cosines)
+            rotate(qkv, tokens->cosines, tokens->sines, count, shape->num_heads + shape->num_kv_heads, head, all);
         for (int64_t n = 0; n < count; n++) {
             std::memcpy(layer_keys + tokens->slots[n] * keys, qkv + n * all + queries, keys * sizeof(float));
             std::memcpy(layer_values + tokens->slots[n] * keys, qkv + n * all + queries + keys, keys * sizeof(float));
@@ -101,11 +105,12 @@ void blocks(float* hidden, const Block* layers, const Shape* shape, const Tokens
         );
         multiply(block.out, mixed, normal, count, queries, width, threads);
         add(hidden, normal, count * width);
-        rms_norm(hidden, block.feedforward_norm, normal, count, width, eps);
-        multiply(block.gate, normal, gate, count, width, inner, threads);
-        multiply(block.up, normal, up, count, width, inner, threads);
-        gated(gate, up, count * inner, threads);
-        multiply(block.down, gate, normal, count, inner, width, threads);
+        normalise(shape, block.feedforward_norm, hidden, normal, count, width, eps);
+        const bool is_gated = block.gate.bits;
+        multiply(is_gated ? block.gate : block.up, normal, bent, count, width, inner, threads);
+        if (is_gated) multiply(block.up, normal, up, count, width, inner, threads);
+        activate(bent, is_gated ? up : nullptr, count * inner, int(shape->activation), threads);
+        multiply(block.down, bent, normal, count, inner, width, threads);
         add(hidden, normal, count * width);
     }
 }

@@ -42,6 +42,8 @@ SIGNATURES = {
     "attend_bfloat16": ATTEND,
     "draw_float32": [POINTER] * 4 + [INTEGER] * 2 + [THREADS],
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
+    "layer_norm": [POINTER] * 4 + [INTEGER] * 2 + [FLOAT],
+    "activate": [POINTER] * 2 + [INTEGER, THREADS, THREADS],
     "blocks": [POINTER] * 5 + [FLOAT, THREADS],
     "rotate": [POINTER] * 3 + [INTEGER] * 4,
 }

@@ -1,8 +1,11 @@
-"""The blocks of a Llama-shaped Transformer in one call of our kernels, for the few new tokens of a decoding step on a CPU.
+"""The blocks of a Transformer in one call of our kernels, for the few new tokens of a decoding step on a CPU.
 
 Shape legend: N new tokens, D model width. Hidden states flow in and out; keys and values go into the cache. The modules keep the
 weights and say what is computed: where anything is otherwise than the kernel has it (another kind of norm, a hook, a wrapped layer,
 gradients), `run` declines and the modules run themselves. Must not know requests.
+
+The modules are read anew in each call and nothing is remembered, so that whatever was changed since the last one is seen. At one token
+that is some 3% of an int8 step; reading through `nn.Module.__getattr__` is what would make it 10%.
 """
 
 from __future__ import annotations
@@ -15,106 +18,159 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from framework.kernels import calls
+from framework.networks.attention import Attention, Rotation
 from framework.networks.cache import View
+from framework.networks.feedforward import FeedForward
 from framework.networks.linear import MOST_ROWS, Linear
+from framework.networks.norm import Norm
 from framework.networks.shape import NetworkShape
 
 Numbers = list[int]
+NORMS = {"rms": 0, "layer": 1}  # as kernels/blocks.cpp numbers them
+ACTIVATIONS = {"relu": 0, "relu2": 1, "gelu": 2, "geglu": 2, "gelu_tanh": 3, "geglu_tanh": 3, "swiglu": 4}  # as kernels/elements.cpp
+FLOAT = torch.float32
 
 
-def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, turn: Any, cache: View) -> Tensor | None:
-    """Hidden states after all blocks, [1, N, D]; None where the modules have to run themselves."""
+class OtherwiseError(Exception):
+    """The modules do not compute what the kernel does."""
+
+
+def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, turn: Rotation | None, cache: View) -> Tensor | None:
+    """Hidden states after all blocks, [1, N, D]; None where the modules have to run themselves.
+
+    Args:
+        blocks: each a Block that does what layer 0 of the shape does.
+        shape: theirs.
+        hidden_BTD: before the first block.
+        turn: their rotation; None leaves positions out.
+        cache: takes keys and values.
+    """
     num_tokens = hidden_BTD.shape[1]
-    if not calls.serve(hidden_BTD) or hidden_BTD.dtype != torch.float32 or num_tokens > MOST_ROWS or turn is None or not _is_llama(shape):
+    if not calls.serve(hidden_BTD) or hidden_BTD.dtype != FLOAT or num_tokens > MOST_ROWS:
         return None
     few = cache.few
-    if few is None or len(few.tokens_N) < num_tokens or cache.cache.keys_LSKQ.dtype != torch.float32:
+    if few is None or len(few.tokens_N) < num_tokens or cache.cache.keys_LSKQ.dtype != FLOAT:
         return None
-    layers: Numbers = []
-    for block in blocks:
-        numbers = _block(block)
-        if numbers is None:
-            return None
-        layers += numbers
-    cosines, sines = turn
-    if len(cosines) != 1 or cosines.shape[1] != num_tokens:
+    if turn is not None and (len(turn[0]) != 1 or turn[0].shape[1] != num_tokens):
+        return None
+    try:
+        layers = Reader(shape).read(blocks)
+    except OtherwiseError:
         return None
     keys, values = cache.cache.keys_LSKQ, cache.cache.values_LSKQ
-    sizes = [len(blocks), shape.width, shape.num_heads, shape.kv_heads, shape.query_width, shape.inner_width, shape.sliding_window or 0]
-    pointers = [cosines.contiguous(), sines.contiguous(), keys, values, cache.slots_T, few.tables_RM, few.rows_N, few.positions_N]
-    cos, sin, key, value, slots, tables, rows, positions = (tensor.data_ptr() for tensor in pointers)
-    tokens = [
-        num_tokens,
-        cos,
-        sin,
-        key,
-        value,
-        keys.stride(0),
-        slots,
-        tables,
-        rows,
-        positions,
-        few.tables_RM.shape[1],
-        few.block_tokens,
-    ]
-    widths = 2 * shape.width + 2 * shape.num_heads * shape.query_width + 2 * shape.kv_heads * shape.query_width + 2 * shape.inner_width
-    return calls.blocks(hidden_BTD, layers, sizes, tokens, num_tokens * widths, shape.norm_eps)
+    turns = [] if turn is None else [part.contiguous() for part in turn]
+    cos, sin = [part.data_ptr() for part in turns] or [0, 0]
+    read = [cache.slots_T, few.tables_RM, few.rows_N, few.positions_N]
+    tokens = [num_tokens, cos, sin, keys.data_ptr(), values.data_ptr(), keys.stride(0), *(part.data_ptr() for part in read)]
+    tokens += [few.tables_RM.shape[1], few.block_tokens]
+    heads, inner = [shape.num_heads, shape.kv_heads, shape.query_width], shape.inner_width
+    kinds = [shape.layer_kind(0).window or 0, NORMS[shape.norm], ACTIVATIONS[shape.feedforward]]
+    sizes = [len(blocks), shape.width, *heads, inner, *kinds]
+    floats = num_tokens * 2 * (shape.width + (shape.num_heads + shape.kv_heads) * shape.query_width + inner)
+    return calls.blocks(hidden_BTD, layers, sizes, tokens, floats, shape.norm_eps)
 
 
-def _is_llama(shape: NetworkShape) -> bool:
-    """Whether the kernel computes the whole of this shape, with one rotation and one window for all layers."""
-    return (
-        shape.norm == "rms"
-        and shape.positions == "rotary"
-        and shape.feedforward == "swiglu"
-        and not shape.output_norms
-        and shape.windowed_layers is None
-        and shape.unrotated_layers is None
-        and shape.attention_scale_width is None
-        and shape.attention_softcap is None
-    )
+class Reader:
+    """Reads blocks as kernels/blocks.cpp has them.
 
+    Args:
+        shape: what they all should be.
 
-def _block(block: nn.Module) -> Numbers | None:
-    """A block as kernels/blocks.cpp reads it; None if it is not what the kernel computes."""
-    attention, feedforward = block._modules["attention"], block._modules["feedforward"]
-    norms = [block._modules["attention_norm"], block._modules["feedforward_norm"]]
-    assert attention is not None and feedforward is not None
-    norms += [attention._modules.get("query_norm"), attention._modules.get("key_norm")]
-    matrices = [attention._modules["qkv"], attention._modules["out"], *(feedforward._modules[name] for name in ("gate", "up", "down"))]
-    if any(_is_hooked(module) for module in (block, attention, feedforward)):
-        return None
-    numbers: Numbers = []
-    for norm in norms:
-        weight = None if norm is None else norm._parameters["weight"]
-        if norm is not None and (weight is None or _is_hooked(norm) or weight.dtype != torch.float32):
-            return None
-        numbers.append(0 if weight is None else weight.data_ptr())
-    for module in matrices:
-        found = None if module is None or _is_hooked(module) else _matrix(module)
+    Raises:
+        OtherwiseError: the kernel computes none of this shape.
+    """
+
+    def __init__(self, shape: NetworkShape) -> None:
+        if shape.norm not in NORMS or shape.feedforward not in ACTIVATIONS:
+            raise OtherwiseError
+        self.heads, self.scores = (shape.num_heads, shape.kv_heads, shape.query_width), (shape.layer_kind(0).window, 1.0, None)
+        self.norm, self.feedforward = (shape.norm, shape.norm_eps), shape.feedforward
+        self.width, self.head_width, self.inner = shape.width, shape.query_width, shape.inner_width
+        self.queries = shape.num_heads * shape.query_width
+        self.all_heads = self.queries + 2 * shape.kv_heads * shape.query_width
+        self.modules: list[nn.Module] = []  # that the kernel takes the place of
+
+    def read(self, blocks: Sequence[nn.Module]) -> Numbers:
+        """The blocks' structures, one after the other. Raises OtherwiseError where a module does anything else."""
+        numbers: Numbers = []
+        for number, block in enumerate(blocks):
+            if block.layer != number:  # where its keys and values go
+                raise OtherwiseError
+            self._read_block(block, numbers)
+        if hooks._global_forward_hooks or hooks._global_forward_pre_hooks or any(map(_is_watched, self.modules)):
+            raise OtherwiseError
+        return numbers
+
+    def _read_block(self, block: nn.Module, numbers: Numbers) -> None:
+        parts = block._modules
+        attention, feedforward = parts["attention"], parts["feedforward"]
+        if type(attention) is not Attention or type(feedforward) is not FeedForward:
+            raise OtherwiseError
+        if "attention_output_norm" in parts or "feedforward_output_norm" in parts:
+            raise OtherwiseError
+        self._check(attention, feedforward)
+        self.modules += (block, attention, feedforward)
+        heads, inner = attention._modules, feedforward._modules
+        self._read_norm(parts["attention_norm"], self.width, numbers)
+        self._read_norm(parts["feedforward_norm"], self.width, numbers)
+        if "query_norm" in heads or "key_norm" in heads:
+            self._read_norm(heads.get("query_norm"), self.head_width, numbers)
+            self._read_norm(heads.get("key_norm"), self.head_width, numbers)
+        else:
+            numbers += (0, 0, 0, 0)
+        self._read_matrix(heads["qkv"], self.all_heads, self.width, numbers)
+        self._read_matrix(heads["out"], self.width, self.queries, numbers)
+        if "gate" in inner:
+            self._read_matrix(inner["gate"], self.inner, self.width, numbers)
+        else:
+            numbers += (0, 0, 0, 0)
+        self._read_matrix(inner["up"], self.inner, self.width, numbers)
+        self._read_matrix(inner["down"], self.width, self.inner, numbers)
+
+    def _check(self, attention: Attention, feedforward: FeedForward) -> None:
+        heads = (attention.num_heads, attention.num_kv_heads, attention.head_width)
+        scores = (attention.window, attention.query_scale, attention.softcap)
+        if heads != self.heads or scores != self.scores or feedforward.kind != self.feedforward:
+            raise OtherwiseError
+        if (attention.training and attention.dropout) or (feedforward.training and feedforward.dropout):
+            raise OtherwiseError
+
+    def _read_norm(self, norm: nn.Module | None, width: int, numbers: Numbers) -> None:
+        if type(norm) is not Norm or (norm.kind, norm.eps) != self.norm:
+            raise OtherwiseError
+        self.modules.append(norm)
+        parameters = norm._parameters
+        bias = parameters.get("bias")
+        numbers += (_address(parameters["weight"], (width,)), 0 if bias is None else _address(bias, (width,)))
+
+    def _read_matrix(self, module: nn.Module | None, outputs: int, inputs: int, numbers: Numbers) -> None:
+        if module is None:
+            raise OtherwiseError
+        self.modules.append(module)
+        parameters = module._parameters
+        bias = parameters.get("bias")
+        shift = 0 if bias is None else _address(bias, (outputs,))
+        if type(module) is Linear:
+            numbers += (32, _address(parameters["weight"], (outputs, inputs)), 0, shift)
+            return
+        for_kernel: Any = getattr(type(module), "for_kernel", None)  # of a quantised layer, or one with an adapter
+        found = None if for_kernel is None else for_kernel(module, outputs, inputs)
         if found is None:
-            return None
-        numbers += found
-    return numbers
+            raise OtherwiseError
+        numbers += (*found, shift)
 
 
-def _matrix(module: nn.Module) -> Numbers | None:
-    bias = module._parameters.get("bias")
-    if bias is not None and bias.dtype != torch.float32:
-        return None
-    shift = 0 if bias is None else bias.data_ptr()
-    if type(module) is Linear:
-        weight = module._parameters["weight"]
-        assert weight is not None
-        if weight.dtype != torch.float32 or not weight.is_contiguous() or type(weight) not in calls.PLAIN:
-            return None
-        return [32, weight.data_ptr(), 0, shift]
-    kernel = getattr(module, "for_kernel", None)  # a quantised layer, or one with an adapter
-    numbers = None if kernel is None else kernel()
-    return None if numbers is None else [*numbers, shift]
+def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> int:
+    """Of fp32 numbers in the order that the kernel reads."""
+    if tensor is None or tensor.dtype is not FLOAT or tensor.shape != shape or not tensor.is_contiguous() or not tensor.is_cpu:
+        raise OtherwiseError
+    if type(tensor) not in calls.PLAIN:
+        raise OtherwiseError
+    return tensor.data_ptr()
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether something wants to see this module run."""
-    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own or hooks._global_forward_hooks or hooks._global_forward_pre_hooks) or "forward" in module.__dict__
+def _is_watched(module: nn.Module) -> bool:
+    """Whether something wants to see this module run, or runs in its place."""
+    own = module.__dict__
+    watchers = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(watchers) or "forward" in own

@@ -143,12 +143,14 @@ class AdaptedLinear(Linear):
         """Free the merged matrix."""
         self._merged = None
 
-    def for_kernel(self) -> tuple[int, int, int] | None:
+    def for_kernel(self, outputs: int, inputs: int) -> tuple[int, int, int] | None:
         """Bits and address of the fp32 matrix that inference multiplies with, for networks/blocks.py; None where it has to ask `forward`."""
         adapter, weight_OI = self.adapter, self._parameters["weight"]
         if adapter is not None and self._drops(adapter):
             return None
-        if weight_OI is None or weight_OI.dtype != torch.float32 or type(weight_OI) not in calls.PLAIN or not weight_OI.is_contiguous():
+        if weight_OI is None or weight_OI.dtype != torch.float32 or weight_OI.shape != (outputs, inputs) or not weight_OI.is_cpu:
+            return None
+        if type(weight_OI) not in calls.PLAIN or not weight_OI.is_contiguous():
             return None
         return 32, (weight_OI if adapter is None else self.merged_weight(adapter)).data_ptr(), 0
 
