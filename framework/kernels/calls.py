@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -78,6 +79,24 @@ def product(a_NI: Tensor, b_IO: Tensor, start_O: Tensor | None, out_NO: Tensor, 
     given = array("q", numbers)
     if _library().product_float32(given.buffer_info()[0], torch.get_num_threads()):
         raise MemoryError(f"no memory for a product of {tuple(a_NI.shape)} by {tuple(b_IO.shape)}")
+
+
+def causal(heads_BTHQ: Sequence[Tensor], log_sums_BHT: Tensor, gradients_BTHQ: Sequence[Tensor] = ()) -> None:
+    """Causal attention of whole sequences: fp32, a head's numbers side by side, a multiple of 4.
+
+    Args:
+        heads_BTHQ: query, key, value (of H / g heads) and out, which is written without gradients and read with them.
+        log_sums_BHT: contiguous, likewise.
+        gradients_BTHQ: those of query, key and value, which are written, and of out.
+    """
+    numbers: list[int] = []
+    for part in (*heads_BTHQ, None, *gradients_BTHQ):
+        numbers += [log_sums_BHT.data_ptr()] if part is None else [part.data_ptr(), *part.stride()[:3]]
+    numbers += [0] * (33 - len(numbers))
+    query, key = heads_BTHQ[:2]
+    given = array("q", [*numbers, query.shape[0], query.shape[1], query.shape[2], key.shape[2], query.shape[3]])
+    if _library().causal_float32(given.buffer_info()[0], torch.get_num_threads()):
+        raise MemoryError(f"no memory for attention over {query.shape[1]} tokens")
 
 
 def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Tensor, bias_O: Tensor | None, outputs: int) -> Tensor:

@@ -36,6 +36,7 @@ SIGNATURES = {
     "linear_float32": LINEAR,
     "linear_bfloat16": LINEAR,
     "product_float32": PRODUCT,
+    "causal_float32": PRODUCT,
     "linear_int8": QUANTIZED,
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,

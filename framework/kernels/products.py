@@ -67,17 +67,27 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _serves(x: Tensor, other: Tensor, third: Tensor | None) -> bool:
-    """Whether ours takes these, and is faster. Whoever watches torch's operations (a counter of flops, a tracer) sees torch's."""
+    """Whether ours takes these, and is faster."""
     inner, size = x.shape[-1], x.numel()
     columns = other.numel() // max(inner, 1)
     return (
         size * columns >= FEWEST_PRODUCTS
         and size >= FEWEST_ROWS * inner
         and columns >= FEWEST_ROWS
-        and calls.take(x)
-        and outruns_mkl()
-        and all(_is_plain(each) for each in (x, other))
+        and outruns_torch(x, other)
         and (third is None or (_is_plain(third) and third.stride(-1) == 1))
+    )
+
+
+def outruns_torch(*matrices: Tensor) -> bool:
+    """Whether our kernels for many rows take these and, with as many threads, are known to be faster than torch's.
+
+    Whoever watches torch's operations (a counter of flops, a tracer) sees torch's.
+    """
+    return (
+        calls.take(matrices[0])
+        and outruns_mkl()
+        and all(map(_is_plain, matrices))
         and torch.get_num_threads() <= MOST_THREADS
         and not torch._C._len_torch_dispatch_stack()
     )

@@ -1,4 +1,4 @@
-"""What queries read from keys and values: torch's fused attention, and the plain formula where scores are capped.
+"""What queries read from keys and values: our kernel's or torch's fused attention, and the plain formula where scores are capped.
 
 Shape legend: B batch, T queries, S keys, H query heads, K key-value heads, G = H / K, Q head width.
 Must not know positions, windows or caches.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from framework.kernels import causal
 
 
 def soft_capped(x: Tensor, cap: float | None) -> Tensor:
@@ -27,6 +29,10 @@ def attend(
         softcap: of the scores.
         dropout: probability, of the weights.
     """
+    if softcap is None and mask is None and not dropout:
+        heads = query_BHTQ.transpose(1, 2), key_BKSQ.transpose(1, 2), value_BKSQ.transpose(1, 2)
+        if causal.serves(*heads):
+            return causal.attend(*heads).transpose(1, 2)
     if softcap is None:
         return F.scaled_dot_product_attention(
             query_BHTQ,
