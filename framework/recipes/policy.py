@@ -110,6 +110,11 @@ class PolicyRecipe(Recipe):
 
     # set-up
 
+    @property
+    def _unit(self) -> float:
+        """Tokens, not replies: where every reply is as long as can be, gradients need no scaling."""
+        return float(self.prompts.batch_size * self.prompts.max_new_tokens)
+
     def train(self, mode: bool = True) -> PolicyRecipe:
         """Everything stays in evaluation mode."""
         super().train(False)
