@@ -93,7 +93,7 @@ def prompts(directory: str, context_length: int, batch_size: int, reply_length: 
 
 def grpo(rounds: Any, directory: str, batch_size: int, generations: int, reply_length: int, context_length: int) -> None:
     """The recipe GRPO with a reward function, no KL, one optimizer step for each batch of replies."""
-    settings = {"rollout_size": batch_size, "num_generations": generations, "temperature": 1.0, "beta": 0.0}
+    settings = {"rollout_size": batch_size, "num_generations": generations, "temperature": 1.0, "beta": 0.0, "old_log_probs": "engine"}
     model = part("GRPO", rewards=[part("Brevity", free=0)], max_running=batch_size, **settings)
     run(rounds, lambda _: rounds(), directory, "grpo", model, prompts(directory, context_length, batch_size, reply_length))
 
@@ -111,7 +111,13 @@ def ppo(
 ) -> None:
     """The recipe PPO, judged by a reward model; an update is a rollout and its epochs of minibatches."""
     begin = Every(rounds, mini_batches * epochs)
-    settings = {"rollout_size": rollout_size, "num_ppo_epochs": epochs, "temperature": temperature, "critic": critic}
+    settings = {
+        "rollout_size": rollout_size,
+        "num_ppo_epochs": epochs,
+        "temperature": temperature,
+        "critic": critic,
+        "old_log_probs": "engine",
+    }
     model = part("PPO", reward_model=str(Path(directory) / "reward_model"), max_running=rollout_size, max_kl=1e9, **settings)
     data = prompts(directory, context_length, rollout_size // mini_batches, reply_length)
     run(rounds, lambda _: begin(), directory, f"ppo-{critic}", model, data)

@@ -25,7 +25,7 @@ class Experience(NamedTuple):
         ids_ST: prompt, then reply.
         starts_S: tokens of the prompt.
         mask_SR: true for the reply's tokens that are trained; all false for a reply that could not be judged.
-        log_probs_SR: of the reply's tokens under the policy that wrote them, by the trainer's forward; nats.
+        log_probs_SR: of the reply's tokens under the policy that wrote them, by the trainer's forward or as the engine drew them; nats.
         engine_log_probs_SR: the same as the engine computed them when it drew the tokens.
         reference_log_probs_SR: under the reference; 0 where no KL is wanted.
         values_SR: the critic's estimate before each token; 0 without a critic.

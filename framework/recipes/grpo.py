@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from framework.losses import clipped_policy_loss, group_advantages, kl_estimate
 from framework.networks.base import Network
 from framework.recipes.experience import Experience
-from framework.recipes.policy import PolicyRecipe
+from framework.recipes.policy import LogProbsFrom, PolicyRecipe
 from framework.recipes.recipe import Objective
 from framework.recipes.rollout_log import Written
 from framework.rewards.base import Reward
@@ -56,6 +56,9 @@ class GRPO(PolicyRecipe):
         epsilon: how far a token's probability ratio may leave 1 and still gain.
         epsilon_high: upwards, if another; null: the same.
         mask_truncated_completions: leave out replies that were cut off at their greatest length.
+        old_log_probs: those that a token's probability ratio begins at. trainer: a forward over every rollout; engine: as they were when
+            the token was drawn, which saves the forward. The gap between both is then measured on the first rollout and on a
+            micro-batch of each later one.
         importance_cap: weight tokens by how much likelier the trainer finds them than the engine that drew them did, at most so much
             (truncated importance sampling); null: off.
         max_logprob_gap: mean difference between engine and trainer, nats a token, over which the run ends.
@@ -88,6 +91,7 @@ class GRPO(PolicyRecipe):
         epsilon: float = 0.2,
         epsilon_high: float | None = None,
         mask_truncated_completions: bool = False,
+        old_log_probs: LogProbsFrom = "trainer",
         importance_cap: float | None = None,
         max_logprob_gap: float = 0.05,
         seed: int = 0,
@@ -111,6 +115,7 @@ class GRPO(PolicyRecipe):
             max_running=max_running,
             uses_reference=beta > 0,
             max_kl=max_kl,
+            old_log_probs=old_log_probs,
             importance_cap=importance_cap,
             max_logprob_gap=max_logprob_gap,
             seed=seed,

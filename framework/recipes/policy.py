@@ -38,6 +38,8 @@ from framework.rewards.base import Reward
 from framework.schedulers.base import Scheduler
 from framework.training.randomness import split_mix
 
+LogProbsFrom = Literal["trainer", "engine"]
+
 
 class PolicyRecipe(Recipe):
     """Reinforcement learning of a policy on its own replies. All dropout is off: replies and gradients are of one distribution.
@@ -66,6 +68,7 @@ class PolicyRecipe(Recipe):
         max_running: int,
         uses_reference: bool,
         max_kl: float,
+        old_log_probs: LogProbsFrom,
         importance_cap: float | None,
         max_logprob_gap: float,
         seed: int,
@@ -80,12 +83,14 @@ class PolicyRecipe(Recipe):
             raise ValueError(f"temperature is {temperature} and must be over 0: replies must be drawn")
         if importance_cap is not None and importance_cap < 1:
             raise ValueError(f"importance_cap is {importance_cap} and must be at least 1")
+        if importance_cap is not None and old_log_probs == "engine":
+            raise ValueError("importance_cap compares the trainer's log-probabilities with the engine's: it needs old_log_probs trainer")
         self._rewards, self._reward_weights = list(rewards), reward_weights
         self._reward_model, self._reward_model_weight = reward_model, reward_model_weight
         self._reward_timeout_seconds, self._max_reward_failures = reward_timeout_seconds, max_reward_failures
         self.rollout_size, self.replies_per_prompt, self.epochs = rollout_size, replies_per_prompt, epochs
         self.temperature, self.max_running, self.uses_reference = temperature, max_running, uses_reference
-        self.importance_cap, self.max_logprob_gap = importance_cap, max_logprob_gap
+        self.old_log_probs, self.importance_cap, self.max_logprob_gap = old_log_probs, importance_cap, max_logprob_gap
         self.alarms = Alarms(max_kl)
         self._reference: list[Reference] = []  # in a list, out of this module's own parameters
         self._judge: list[Judge] = []
@@ -237,7 +242,10 @@ class PolicyRecipe(Recipe):
         zeros_SR = torch.zeros(size)
         fields = (ids_ST, torch.tensor(starts), mask_SR, zeros_SR, engine_SR, zeros_SR, zeros_SR, zeros_SR, zeros_SR)
         experience = Experience(*(field.to(self.device) for field in fields))
-        policy_SR = self.in_parts(experience, lambda part: part.spread(self.token_log_probs(self.policy, part).log_probs_N))
+        compared = experience.select(range(self.num_compared(size[0])))
+        found_SR = self.in_parts(compared, lambda part: part.spread(self.token_log_probs(self.policy, part).log_probs_N))
+        policy_SR = experience.engine_log_probs_SR.to(found_SR.dtype, copy=True)
+        policy_SR[: len(found_SR), : found_SR.shape[1]] = found_SR
         reference_SR = zeros_SR.to(policy_SR)
         if self._reference:
             compute = self._reference[0].run
@@ -245,6 +253,11 @@ class PolicyRecipe(Recipe):
                 experience, lambda part: part.spread(compute(lambda network: self.token_log_probs(network, part).log_probs_N))
             )
         return experience._replace(log_probs_SR=policy_SR, reference_log_probs_SR=reference_SR)
+
+    def num_compared(self, replies: int) -> int:
+        """How many of a rollout's replies, from the first on, the trainer gives log-probabilities of its own: all, or a micro-batch's."""
+        every = self.old_log_probs == "trainer" or not self.progress.batches
+        return replies if every else min(replies, self.prompts.batch_size)
 
     def in_parts(self, experience: Experience, compute: Callable[[Experience], Tensor]) -> Tensor:
         """What `compute` gives for each reply's tokens, [S, R], from as many replies at a time as a micro-batch has, of like length."""
@@ -289,7 +302,8 @@ class PolicyRecipe(Recipe):
 
     def _log(self, experience: Experience, written: Written, figures: Mapping[str, Tensor]) -> None:
         """Log a rollout, warn of what goes wrong, and refuse an engine that computes something else than the trainer."""
-        metrics = measure(self.trainer, experience, written, figures, bool(self._reference), self.device)
+        compared = self.num_compared(len(written.replies))
+        metrics = measure(self.trainer, experience, written, figures, bool(self._reference), self.device, compared)
         log(self.trainer, self.progress.step, metrics, [*samples(self._judge[0], written)])
         if self.trainer.is_global_zero:
             kl = metrics.get("rollout/kl", 0.0)

@@ -22,7 +22,7 @@ from framework.networks.scalar_head import ScalarHead
 from framework.recipes.experience import Experience
 from framework.recipes.judge import load_reward_model
 from framework.recipes.kl_control import KLControl
-from framework.recipes.policy import PolicyRecipe
+from framework.recipes.policy import LogProbsFrom, PolicyRecipe
 from framework.recipes.recipe import Objective
 from framework.recipes.rollout_log import Written
 from framework.recipes.self_test import undiscounted_returns
@@ -68,6 +68,9 @@ class PPO(PolicyRecipe):
         entropy_coef: reward of a nat of entropy, in the loss.
         critic: policy: a network of its own that begins as a copy of the policy, its head zero; reward_model: one that begins as the
             reward model; shared: a head of zeros on the policy's own hidden states (half the memory).
+        old_log_probs: those that a token's probability ratio begins at. trainer: a forward over every rollout; engine: as they were when
+            the token was drawn, which saves the forward. The gap between both is then measured on the first rollout and on a
+            micro-batch of each later one.
         importance_cap: weight tokens by how much likelier the trainer finds them than the engine that drew them did, at most so much
             (truncated importance sampling); null: off.
         max_logprob_gap: mean difference between engine and trainer, nats a token, over which the run ends.
@@ -110,6 +113,7 @@ class PPO(PolicyRecipe):
         vf_coef: float = 0.1,
         entropy_coef: float = 0.0,
         critic: Literal["policy", "reward_model", "shared"] = "policy",
+        old_log_probs: LogProbsFrom = "trainer",
         importance_cap: float | None = None,
         max_logprob_gap: float = 0.05,
         seed: int = 0,
@@ -133,6 +137,7 @@ class PPO(PolicyRecipe):
             max_running=max_running,
             uses_reference=True,
             max_kl=max_kl,
+            old_log_probs=old_log_probs,
             importance_cap=importance_cap,
             max_logprob_gap=max_logprob_gap,
             seed=seed,

@@ -42,12 +42,18 @@ class Written(NamedTuple):
 
 
 def measure(
-    trainer: Trainer, experience: Experience, written: Written, figures: Mapping[str, Tensor], has_reference: bool, device: torch.device
+    trainer: Trainer,
+    experience: Experience,
+    written: Written,
+    figures: Mapping[str, Tensor],
+    has_reference: bool,
+    device: torch.device,
+    num_compared: int,
 ) -> dict[str, float]:
     """Means over the replies of all processes: score, length, KL to the reference, each reward's own, and `figures`, [S] each.
 
-    `rollout/logprob_gap` is the mean difference between engine and trainer, nats a token; NaN stands for what could not be judged, and
-    enters no mean.
+    `rollout/logprob_gap` is the mean difference between engine and trainer, nats a token, over the first `num_compared` replies; NaN
+    stands for what could not be judged, and enters no mean.
     """
     mask_SR, scores_S = experience.mask_SR, written.judgement.scores_S
     lengths_S = torch.tensor([float(len(reply.ids)) for reply in written.replies])
@@ -63,7 +69,7 @@ def measure(
         **figures,
     }
     sums = {name: _sum_of_finite(values_S.to(device)) for name, values_S in of_replies.items()}
-    means = reduced(trainer, {**sums, "rollout/logprob_gap": (gap_SR.double().sum(), mask_SR.double().sum())})
+    means = reduced(trainer, {**sums, "rollout/logprob_gap": (gap_SR[:num_compared].double().sum(), mask_SR[:num_compared].double().sum())})
     return {**means, "rollout/score_length_correlation": correlation(scores_S, lengths_S)}
 
 

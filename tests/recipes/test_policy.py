@@ -261,6 +261,42 @@ def test_an_engine_that_differs_from_the_trainer_is_refused(data: Data, train: A
         train(recipe, data.prompts())
 
 
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_the_engine_s_log_probs_save_a_forward_and_train_alike(make: Any, data: Data, train: Any) -> None:
+    policies, compared = [], {}
+    for source in ("trainer", "engine"):
+        recipe = make(old_log_probs=source)
+        original, compared[source] = recipe.num_compared, []
+        recipe.num_compared = lambda replies, of=original, seen=compared[source]: seen.append(of(replies)) or of(replies)  # type: ignore[method-assign]
+        train(recipe, data.prompts(), max_steps=20)
+        policies.append(weights(recipe.policy))
+    first, *later = compared["engine"]
+    assert set(compared["trainer"]) == {16} and first == 16 and set(later[1:]) == {4}
+    for name, weight in policies[0].items():
+        torch.testing.assert_close(policies[1][name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_an_engine_that_comes_to_differ_is_refused_where_its_log_probs_serve(data: Data, train: Any) -> None:
+    recipe = ppo(old_log_probs="engine")
+    original = recipe._write
+
+    def shifted(*arguments: Any) -> Any:
+        written = original(*arguments)
+        if not recipe.progress.batches:
+            return written
+        return written._replace(replies=[reply._replace(log_probs=[each - 0.2 for each in reply.log_probs]) for reply in written.replies])
+
+    recipe._write = shifted  # type: ignore[method-assign]
+    with pytest.raises(SelfTestFailed, match="max_logprob_gap"):
+        train(recipe, data.prompts(), max_steps=20)
+    assert recipe.progress.batches
+
+
+def test_a_cap_needs_both_log_probs() -> None:
+    with pytest.raises(ValueError, match="old_log_probs trainer"):
+        ppo(old_log_probs="engine", importance_cap=2.0)
+
+
 @pytest.mark.parametrize(
     "arguments, named", [({"rollout_size": 18}, "multiple of an optimizer step"), ({"replies_per_prompt": 3}, "replies a prompt")]
 )
