@@ -231,7 +231,7 @@ def machine(rounds: Any, threads: int, device: str = "cpu", seconds: float = 0.3
     """No contender but the machine: bytes read and operations done a second, the best of a few ways each."""
     import torch
 
-    from framework.kernels import pages
+    from framework.kernels import calls, pages
 
     torch.set_num_threads(threads)
     on_gpu = device == "cuda"
@@ -239,6 +239,7 @@ def machine(rounds: Any, threads: int, device: str = "cpu", seconds: float = 0.3
     pages.gather([numbers]).join()  # read faster than from small pages, and so is what our engine reads
     table, vector = numbers.view(-1, 1024), torch.ones(1024, device=device)
     output = torch.empty(len(table), device=device)
+    streamed = not on_gpu and calls.available()
     kind = torch.bfloat16 if on_gpu else torch.float32
     left, right = torch.randn(1024, 1024, device=device).to(kind), torch.randn(1024, 1536, device=device).to(kind)
     left_8, right_8 = (torch.randint(-128, 127, size, dtype=torch.int8, device=device) for size in ((1024, 1024), (1024, 1536)))
@@ -248,6 +249,7 @@ def machine(rounds: Any, threads: int, device: str = "cpu", seconds: float = 0.3
             (numbers.nbytes / 1e9, numbers.sum),
             (numbers.nbytes / 1e9, numbers.amax),
             (numbers.nbytes / 1e9, lambda: torch.mv(table, vector, out=output)),
+            *([(numbers.nbytes / 1e9, lambda: calls.linear(vector[None], table, None))] if streamed else []),
         ],
         f"{'bf16' if on_gpu else 'fp32'} products GFLOP/s": [(operations / 1e9, lambda: left @ right)],
         "int8 products GOP/s": [(operations / 1e9, lambda: torch._int_mm(left_8, right_8))],
