@@ -102,7 +102,7 @@ class Demonstrations(Records[Example]):
     def training_batch(self, number: int) -> TokenBatch:
         """Micro-batch `number` of the run."""
         rows = [[self.train[each] for each in self._rows[row]] for row in self.training_rows(number)]
-        return _batch(rows, self.packing, self.tokenizer.pad_id, len(rows))
+        return _batch(rows, self.packing, self.tokenizer.pad_id)
 
     def collate(self, numbers: Sequence[int], items: Sequence[Example], counted: int) -> TokenBatch:
         """One demonstration a row; a filler has no target."""
@@ -114,10 +114,10 @@ class Demonstrations(Records[Example]):
         return {**super().describe(), "trained_tokens": trained, "rows_per_epoch": self.num_rows}
 
 
-def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int, counted: int) -> TokenBatch:
+def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int, counted: int | None = None) -> TokenBatch:
     """Rows of demonstrations one after the other, padded on the right to the longest; positions and documents where they are packed.
 
-    Of rows beyond the first `counted` nothing is trained.
+    Of rows beyond the first `counted`, if it is given, nothing is trained.
     """
     width = max(sum(len(item.ids) - 1 for item in row) for row in rows)
     ids_BT = np.full((len(rows), width), pad_id, dtype=np.int64)
@@ -133,7 +133,8 @@ def _batch(rows: Sequence[Sequence[Example]], packed: bool, pad_id: int, counted
             positions_BT[row, place] = np.arange(len(item.ids) - 1)
             documents_BT[row, place] = number
         positions_BT[row, start:] = np.arange(width - start)
-    targets_BT[counted:] = IGNORE
+    if counted is not None:
+        targets_BT[counted:] = IGNORE
     places_2N = np.stack(np.nonzero(targets_BT != IGNORE))
     ids, targets, positions, documents, places = map(torch.from_numpy, (ids_BT, targets_BT, positions_BT, documents_BT, places_2N))
     return TokenBatch(ids, targets, positions if packed else None, documents if packed else None, places)
