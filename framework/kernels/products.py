@@ -85,8 +85,8 @@ def outruns_torch(*matrices: Tensor) -> bool:
     Whoever watches torch's operations (a counter of flops, a tracer) sees torch's.
     """
     return (
-        calls.take(matrices[0])
-        and outruns_mkl()
+        outruns_mkl()  # before `take`, which may compile
+        and calls.take(matrices[0])
         and all(map(_is_plain, matrices))
         and torch.get_num_threads() <= MOST_THREADS
         and not torch._C._len_torch_dispatch_stack()
