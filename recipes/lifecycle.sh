@@ -24,7 +24,8 @@ stage "tokenizer: digits one by one"
 stage "pretraining on 9,500 sums as text, four in ten with a mistake and its correction"
 run fit --config recipes/pretrain.yaml --data.dataset Arithmetic --data.dataset.operations + --data.dataset.size 9500 \
     --data.dataset.mistakes 0.4 --data.tokenizer BPE --data.tokenizer.path "$RUNS/tokenizer" --data.context_length 64 --data.batch_size 32 \
-    --model.optimizer.lr 3e-3 --trainer.max_steps 4000 --trainer.val_check_interval 1000 --trainer.callbacks null --checkpoints.every_n_steps 1000
+    --data.mask_documents true --model.optimizer Muon --model.optimizer.lr 3e-3 --model.optimizer.weight_decay 0.1 \
+    --trainer.max_steps 1000 --trainer.val_check_interval 250 --trainer.callbacks null --checkpoints.every_n_steps 500
 judge pretrain
 
 stage "SFT on 200 right answers"

@@ -14,9 +14,25 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from framework.kernels import calls
+
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of the kernels on a machine that cannot compile them."""
+    if item.get_closest_marker("kernels") is not None and not calls.available():
+        pytest.skip("no compiler")
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The number of threads that a test sets is its own."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

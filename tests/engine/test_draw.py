@@ -145,7 +145,7 @@ def test_what_is_too_rare_for_a_float32_sum_is_drawn_all_the_same() -> None:
     assert tokens.tolist() == [200, 0]
 
 
-@pytest.mark.skipif(not calls.available(), reason="no compiler")
+@pytest.mark.kernels
 @pytest.mark.parametrize("columns", [1, 15, 127, 128, 129, 300, 5000])
 def test_the_kernel_draws_what_torch_draws(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(columns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,14 +115,6 @@ SAME_BY_OTHER_WORDS = {  # fields that mean the same and are not written the sam
     "original_max_position_embeddings": {"phi3", "phi3-ungrouped-tied"},  # longrope's
     "n_inner": {"gpt2"},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Case(NamedTuple):

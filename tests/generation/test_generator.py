@@ -24,15 +24,6 @@ CONTEXT_LENGTH = 64
 TEMPLATE = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small_network(vocab_size: int = Byte().vocab_size) -> Transformer:
     torch.manual_seed(0)
     return Transformer(NetworkShape(num_layers=1, width=16, num_heads=2), vocab_size, CONTEXT_LENGTH).double().eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,8 @@ from torch.nn import functional as F
 from framework.kernels import calls, library
 from framework.networks.attention import rotate, rotation
 
-needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
 
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.slow  # compiles twice
 def test_a_built_library_is_found_again_and_a_damaged_one_is_rebuilt(tmp_path: Path) -> None:
     path = library.build(tmp_path)
@@ -38,7 +28,7 @@ def test_a_built_library_is_found_again_and_a_damaged_one_is_rebuilt(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_other_flags_or_another_processor_are_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = "g++"
     key = library._key(compiler)
@@ -74,7 +64,7 @@ def test_a_compiler_that_fails_is_told_in_one_line(
     ]
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_the_kernels_share_torch_s_openmp() -> None:
     loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
@@ -96,13 +86,11 @@ def attend_exactly(
     return out
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(9, 3, 64), (4, 4, 20), (8, 1, 16), (5, 1, 128), (6, 2, 7)])
 @pytest.mark.parametrize(("block", "window"), [(1, None), (16, None), (16, 1), (16, 50), (64, 64), (16, 300)])
-def test_attention_over_a_paged_cache(
-    dtype: torch.dtype, heads: int, kv_heads: int, width: int, block: int, window: int | None, threads: None
-) -> None:
+def test_attention_over_a_paged_cache(dtype: torch.dtype, heads: int, kv_heads: int, width: int, block: int, window: int | None) -> None:
     torch.manual_seed(1)
     num_rows, length = 3, 400
     blocks = -(-length // block)
@@ -124,7 +112,7 @@ def test_attention_over_a_paged_cache(
         assert torch.equal(mixed, torch.cat(alone))
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("width", [1, 7, 16, 100, 576])
 def test_rms_norm(width: int) -> None:
     torch.manual_seed(0)
@@ -134,7 +122,7 @@ def test_rms_norm(width: int) -> None:
     assert torch.equal(calls.rms_norm(x, weight, 1e-5)[1, 2], calls.rms_norm(x[1, 2], weight, 1e-5))
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("width", [2, 14, 32, 64, 80])
 def test_rotation_in_place(width: int) -> None:
     torch.manual_seed(0)
@@ -146,7 +134,7 @@ def test_rotation_in_place(width: int) -> None:
     assert torch.equal(heads[:, 4:], expected[:, 4:])
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_attention_takes_scores_far_apart() -> None:
     keys = torch.tensor([1000.0, -1000.0, 1000.0]).view(3, 1, 1)
     values = torch.tensor([1.0, 7.0, 3.0]).view(3, 1, 1)
@@ -155,7 +143,7 @@ def test_attention_takes_scores_far_apart() -> None:
     assert calls.attend(one, keys, values, tables, rows, positions, 1).item() == 2.0
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_attention_passes_on_what_is_not_a_number() -> None:
     keys, values = torch.randn(2, 4, 1, 16)
     keys[1] = float("nan")

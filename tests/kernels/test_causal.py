@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,15 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from framework.kernels import calls, causal, products
 from framework.networks.dot_product import attend
 
-needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
-
 
 @pytest.fixture(autouse=True)
-def on_a_suitable_processor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_a_suitable_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "outruns_mkl", lambda: True)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 class Watching(TorchDispatchMode):
@@ -46,7 +40,7 @@ def reference(query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor) -> Tenso
     return torch.einsum("bhts,bshq->bthq", scores.masked_fill(hidden, -torch.inf).softmax(-1), value)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("tokens", [1, 12, 31, 32, 33, 64, 100, 300])
 @pytest.mark.parametrize("num_heads, num_kv_heads, width", [(1, 1, 4), (2, 2, 64), (6, 2, 20), (3, 1, 80)])
 def test_attention_and_its_gradients(tokens: int, num_heads: int, num_kv_heads: int, width: int) -> None:
@@ -62,7 +56,7 @@ def test_attention_and_its_gradients(tokens: int, num_heads: int, num_kv_heads: 
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-5, atol=3e-5)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("layout", ["heads first", "strange", "expanded slopes"])
 def test_layouts(layout: str) -> None:
     torch.manual_seed(0)
@@ -84,7 +78,7 @@ def test_layouts(layout: str) -> None:
         assert torch.equal(mine.grad, other.grad)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_a_sequence_is_the_same_alone_and_with_any_number_of_threads() -> None:
     torch.manual_seed(0)
     heads = [torch.randn(3, 100, 4, 16) for _ in range(3)]
@@ -95,7 +89,7 @@ def test_a_sequence_is_the_same_alone_and_with_any_number_of_threads() -> None:
         assert torch.equal(causal.attend(*[each[:, :50] for each in heads]), whole[:, :50])
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_large_scores_and_numbers_that_are_not() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 40, 1, 8) for _ in range(3))
@@ -104,7 +98,7 @@ def test_large_scores_and_numbers_that_are_not() -> None:
     assert causal.attend(query, key, value)[0, 20:].isnan().all()
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     "case", ["served", "few tokens", "width", "float64", "mask", "dropout", "watched", "another processor", "more keys"]
 )

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framework.kernels import calls, library
+from framework.kernels import library
 from framework.networks.blocks import ACTIVATIONS
 from framework.networks.feedforward import activate
 
-pytestmark = pytest.mark.skipif(not calls.available(), reason="no kernels on this machine")
+pytestmark = pytest.mark.kernels
 
 
 def activated(x: Tensor, kind: str, factors: Tensor | None = None) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,15 +12,7 @@ from framework.kernels import calls, products
 from framework.losses import next_token
 from framework.networks.linear import Linear
 
-needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
 LAYOUTS = ["rows", "columns", "apart"]
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -50,7 +40,7 @@ def laid_out(matrix: Tensor, layout: str) -> Tensor:
     return matrix
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize(
     "rows, columns, inner",
     [(1, 1, 1), (12, 32, 384), (13, 33, 385), (11, 31, 3), (100, 65, 384), (5, 300, 1000), (4100, 40, 33), (40, 4100, 17), (193, 257, 769)],
@@ -74,7 +64,7 @@ def test_products(rows: int, columns: int, inner: int) -> None:
     torch.testing.assert_close(out.double(), exact + 1, **tolerance)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_a_number_depends_on_its_row_and_column_only() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(500, 900), torch.randn(900, 400)
@@ -88,7 +78,7 @@ def test_a_number_depends_on_its_row_and_column_only() -> None:
             assert torch.equal(out, whole[rows, columns])
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("shape", [(70,), (2, 35), (2, 5, 7)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_trains_as_torch_s(shape: tuple[int, ...], bias: bool, calls_made: list[tuple[int, ...]]) -> None:
@@ -106,7 +96,7 @@ def test_a_layer_trains_as_torch_s(shape: tuple[int, ...], bias: bool, calls_mad
         torch.testing.assert_close(mine.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_only_what_is_trained_is_computed(calls_made: list[tuple[int, ...]]) -> None:
     layer = Linear(48, 80)
     layer.requires_grad_(False)
@@ -115,7 +105,7 @@ def test_only_what_is_trained_is_computed(calls_made: list[tuple[int, ...]]) -> 
     assert len(calls_made) == 2 and x.grad is not None and layer.weight.grad is None and layer.bias.grad is None
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_the_loss_goes_through_it(calls_made: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     hidden, weight, targets = torch.randn(2, 50, 40), torch.randn(90, 40), torch.randint(90, (2, 50))

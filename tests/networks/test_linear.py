@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,15 +9,6 @@ from torch.nn import functional as F
 
 from framework.kernels import calls
 from framework.networks.linear import MOST_ROWS, Linear, linear
-
-needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -36,11 +25,11 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inputs", [1, 7, 16, 33, 100, 576])
 @pytest.mark.parametrize("outputs", [1, 3, 4, 65])
-def test_products(dtype: torch.dtype, inputs: int, outputs: int, threads: None) -> None:
+def test_products(dtype: torch.dtype, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(MOST_ROWS, inputs), torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype)
     exact = F.linear(x.double(), weight.double(), bias.double())
@@ -53,7 +42,7 @@ def test_products(dtype: torch.dtype, inputs: int, outputs: int, threads: None) 
     torch.testing.assert_close(calls.linear(x, weight, None).double(), exact - bias.double(), rtol=1e-5, atol=1e-5)
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inference_goes_through_the_kernel(dtype: torch.dtype, kernel_calls: list[int]) -> None:
     torch.manual_seed(0)
@@ -106,7 +95,7 @@ def test_it_trains_and_saves_as_torch_s_own() -> None:
     assert torch.equal(ours.weight.grad, theirs.weight.grad) and torch.equal(ours.bias.grad, theirs.bias.grad)
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_a_change_of_the_weights_is_seen_at_once() -> None:
     layer, x = Linear(16, 4), torch.randn(1, 16)
     with torch.no_grad():

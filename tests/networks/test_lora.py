@@ -479,12 +479,11 @@ def test_an_engine_sees_every_change() -> None:
     assert seen[3] == seen[0] and len({str(one) for one in seen}) == 4
 
 
+@pytest.mark.kernels
 @torch.no_grad()
 def test_decoding_takes_the_kernel_of_whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from framework.kernels import calls
 
-    if not calls.available():
-        pytest.skip("no kernels here")
     seen, run = [], calls.blocks
     monkeypatch.setattr(calls, "blocks", lambda *arguments: seen.append(1) or run(*arguments))  # type: ignore[func-returns-value]
     network = learn(lora_of(base_of("llama"), dropout=0.1)).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -17,15 +16,7 @@ from framework.networks.quantized import GROUP, Kind, QuantizedMatrix, quantize
 from framework.networks.shape import NetworkShape
 from framework.networks.transformer import Transformer
 
-needs_kernels = pytest.mark.skipif(not calls.available(), reason="no compiler")
 Bits = Literal[8, 4]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def whole(rows: int, inputs: int, group: int) -> Tensor:
@@ -56,11 +47,11 @@ def test_an_error_is_half_a_step_of_the_largest_weight_of_the_group(bits: Bits, 
     assert (error <= most * groups.abs().amax(dim=2)).all()
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("inputs", [1, 7, 32, 64, 100, 576])
 @pytest.mark.parametrize("outputs", [1, 16, 70])
-def test_products(bits: Bits, inputs: int, outputs: int, threads: None) -> None:
+def test_products(bits: Bits, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
     matrix, bias = QuantizedMatrix(torch.randn(outputs, inputs) / 10, bits), torch.randn(outputs)
     x = whole(300, inputs, GROUP[bits])
@@ -74,7 +65,7 @@ def test_products(bits: Bits, inputs: int, outputs: int, threads: None) -> None:
             assert torch.equal(matrix.product(x[:rows], bias), alone[:rows])
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("bits", [8, 4])
 def test_rounding_of_activations_costs_less_than_a_hundredth(bits: Bits) -> None:
     torch.manual_seed(0)
@@ -84,7 +75,7 @@ def test_rounding_of_activations_costs_less_than_a_hundredth(bits: Bits) -> None
     assert (matrix.product(x) - exact).norm() < 0.01 * exact.norm()
 
 
-@needs_kernels
+@pytest.mark.kernels
 def test_what_is_not_a_number_stays_so() -> None:
     matrix, x = QuantizedMatrix(torch.randn(20, 64), 8), torch.randn(3, 64)
     x[1, 5], x[2, 7] = float("nan"), float("inf")
@@ -121,7 +112,7 @@ def test_a_quantised_network_is_nearly_the_network(tied: bool, kind: Kind, most:
     assert not any(parameter.requires_grad for parameter in quantized.parameters())
 
 
-@needs_kernels
+@pytest.mark.kernels
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_torch_computes_the_same_where_there_are_no_kernels(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     quantized, ids = quantize(small(), kind), torch.arange(20)[None]

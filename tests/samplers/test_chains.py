@@ -132,18 +132,14 @@ def test_a_large_vocabulary_and_several_threads() -> None:
     pick, generator = random.Random(0), torch.Generator().manual_seed(0)
     logits_BV, history = 3.0 * torch.randn(6, 50_257, generator=generator), _history(pick, generator, 6, 50_257)
     chains = [[Temperature(0.4), *kind] for kind in ([TopP(0.9)], [TopK(40), TopP(0.8)], [MinP(0.01)], [TypicalP(0.5)], [], [TopK(7)])]
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        together = Chains(chains)(logits_BV).dense()
-        tokens, _ = draw(Distribution(together, None, 50_257), torch.full((6,), 0.7))
-        for row, chain in enumerate(chains):
-            alone = Chains([chain])(logits_BV[row : row + 1])
-            assert torch.equal(alone.dense()[0], together[row])
-            assert torch.equal(_one_by_one(chain, logits_BV[row : row + 1], history)[0], together[row])
-            assert draw(alone, torch.tensor([0.7]))[0][0] == tokens[row]
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(2)
+    together = Chains(chains)(logits_BV).dense()
+    tokens, _ = draw(Distribution(together, None, 50_257), torch.full((6,), 0.7))
+    for row, chain in enumerate(chains):
+        alone = Chains([chain])(logits_BV[row : row + 1])
+        assert torch.equal(alone.dense()[0], together[row])
+        assert torch.equal(_one_by_one(chain, logits_BV[row : row + 1], history)[0], together[row])
+        assert draw(alone, torch.tensor([0.7]))[0][0] == tokens[row]
 
 
 # --- what is left out ---
