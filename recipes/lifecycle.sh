@@ -39,17 +39,17 @@ run finetune --recipe reward-model --init_from "$RUNS/sft" $(sums preference 0 9
 
 stage "PPO against the reward model"
 run finetune --recipe ppo --init_from "$RUNS/sft" --model.reward_model "$RUNS/reward-model" $(sums prompt 0 9500) $(held_out prompt) \
-    --data.context_length 16 --data.max_new_tokens 6 --model.optimizer.lr 5e-4 --trainer.max_steps 960
+    --data.context_length 16 --data.max_new_tokens 6 --trainer.max_steps 640
 judge ppo
 
-stage "DPO on the same pairs"
+stage "DPO on the same pairs; without rpo_alpha it ends in replies that are neither right nor wrong answers"
 run finetune --recipe dpo --init_from "$RUNS/sft" $(sums preference 0 9500) $(held_out preference) --data.dataset.wrong_answers 6 \
-    --data.context_length 16 --data.batch_size 64 --trainer.max_steps 400
+    --data.context_length 16 --data.batch_size 64 --model.rpo_alpha 1 --trainer.max_steps 400
 judge dpo
 
 stage "GRPO, the answers checked"
 run finetune --recipe grpo --init_from "$RUNS/sft" $(sums prompt 0 9500) $(held_out prompt) \
-    --data.context_length 16 --data.max_new_tokens 6 --model.optimizer.lr 2e-4 --trainer.max_steps 640
+    --data.context_length 16 --data.max_new_tokens 6 --trainer.max_steps 640
 judge grpo
 
 stage "done"

@@ -50,6 +50,7 @@ def main(runs: Path) -> int:
     expected = {
         "SFT gets more right than pretraining": found["sft"]["low"] > found["pretrain"]["high"],
         "PPO gets more right than SFT": found["ppo"]["low"] > found["sft"]["high"],
+        "DPO gets more right than SFT": found["dpo"]["low"] > found["sft"]["high"],
         "GRPO gets more right than SFT": found["grpo"]["low"] > found["sft"]["high"],
         "the reward model orders at least 90% of held-out pairs": pairs >= 0.9,
         "PPO raises the reward": last > first,

@@ -23,7 +23,7 @@ from framework.networks.base import Network
 from framework.recipes.frozen import Reference
 from framework.recipes.metrics import PairMetrics
 from framework.recipes.recipe import Objective, Recipe
-from framework.recipes.sequences import sequence_log_probs
+from framework.recipes.sequences import SequenceLogProbs, sequence_log_probs
 from framework.schedulers.base import Scheduler
 
 
@@ -37,6 +37,9 @@ class DPO(Recipe):
         beta: how much a nat of preference counts; the larger, the closer the policy stays to the reference.
         loss_type: sigmoid (arXiv 2305.18290), ipo (2310.12036, on means over tokens), hinge (2305.10425) or robust (2403.00409).
         label_smoothing: share of pairs that are labelled the wrong way round; of sigmoid (conservative DPO) and robust.
+        rpo_alpha: weight of the chosen reply's negative log-likelihood, nats a token, in a pair's loss (arXiv 2404.19733, eq. 1). The loss
+            of preference alone is content when the chosen reply grows less likely, as long as the rejected one does so faster, and a
+            policy may end with replies that are neither; over 0 prevents that.
         reference: live: the reference computes each batch anew, beside the policy in memory; precomputed: once before the first step,
             then it is dropped (a pass over all pairs first, less memory and time at each step).
         seed: decides dropout.
@@ -54,6 +57,7 @@ class DPO(Recipe):
         beta: float = 0.1,
         loss_type: DPOKind = "sigmoid",
         label_smoothing: float = 0.0,
+        rpo_alpha: float = 0.0,
         reference: Literal["live", "precomputed"] = "live",
         seed: int = 0,
         non_finite: Literal["skip", "stop"] = "skip",
@@ -68,7 +72,15 @@ class DPO(Recipe):
             raise ValueError(f"label_smoothing belongs to loss_type sigmoid and robust; with {loss_type} leave it out")
         if loss_type == "robust" and not label_smoothing:
             raise ValueError("loss_type robust needs label_smoothing: the share of pairs labelled the wrong way round")
-        self.beta, self.loss_type, self.label_smoothing, self.reference_mode = beta, loss_type, label_smoothing, reference
+        if rpo_alpha < 0:
+            raise ValueError(f"rpo_alpha is {rpo_alpha} and must be at least 0")
+        self.beta, self.loss_type, self.label_smoothing, self.rpo_alpha, self.reference_mode = (
+            beta,
+            loss_type,
+            label_smoothing,
+            rpo_alpha,
+            reference,
+        )
         self._reference: list[Reference] = []
         self._tables: dict[str, Tensor] = {}  # part of the data -> the reference's log-probabilities of each pair, [P, 2]
 
@@ -113,9 +125,12 @@ class DPO(Recipe):
         return table_P2
 
     def _log_probs(self, network: Network, batch: PairBatch) -> Tensor:
-        """Of the chosen and the rejected replies, [2, B]: sums over tokens, with `ipo` means."""
-        result = sequence_log_probs(network, batch.ids_RT, batch.targets_RT)
-        return (result.means_R if self.loss_type == "ipo" else result.sums_R).view(2, -1)
+        """Of the chosen and the rejected replies, [2, B]."""
+        return self._counted(sequence_log_probs(network, batch.ids_RT, batch.targets_RT))
+
+    def _counted(self, log_probs: SequenceLogProbs) -> Tensor:
+        """As the loss compares them, [2, B]: sums over tokens, with `ipo` means."""
+        return (log_probs.means_R if self.loss_type == "ipo" else log_probs.sums_R).view(2, -1)
 
     def _reference_log_probs(self, batch: PairBatch, part: str) -> Tensor:
         if part in self._tables:
@@ -133,8 +148,11 @@ class DPO(Recipe):
 
     def _losses(self, batch: PairBatch, part: str) -> tuple[Tensor, Tensor]:
         """The loss of each pair, and the implicit rewards beta (policy - reference) of both sides, [2, B]."""
-        policy_2B, reference_2B = self._log_probs(self.network, batch), self._reference_log_probs(batch, part)
+        log_probs = sequence_log_probs(self.network, batch.ids_RT, batch.targets_RT)
+        policy_2B, reference_2B = self._counted(log_probs), self._reference_log_probs(batch, part)
         loss_B = dpo_loss(policy_2B[0], policy_2B[1], reference_2B[0], reference_2B[1], self.beta, self.loss_type, self.label_smoothing)
+        if self.rpo_alpha:
+            loss_B = loss_B - self.rpo_alpha * log_probs.means_R[: len(loss_B)]
         return loss_B, self.beta * (policy_2B - reference_2B).detach()
 
     def new_metric(self) -> Metric:

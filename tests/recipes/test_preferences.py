@@ -142,6 +142,38 @@ def test_a_precomputed_reference_is_the_live_one(kind: dict[str, Any], data: Dat
     assert one.item() == pytest.approx(other.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_the_gradient_with_rpo_alpha_written_out(loss_type: Any, data: Data, train: Any) -> None:
+    """Of the first step, where policy and reference are one: the slope of the preference is known, the chosen reply's mean is added."""
+    recipe = DPO(network, Recorder, beta=0.3, loss_type=loss_type, rpo_alpha=0.7)
+    train(recipe, data.preferences(batch_size=4), max_steps=1, precision="64-true")
+    batch = recipe.data.training_batch(0)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    fresh = network(vocab_size=recipe.network.vocab_size, context_length=32)
+    torch.set_default_dtype(torch.float32)
+    table = fresh.logits(fresh(batch.ids_RT)).log_softmax(-1)
+    replies = [
+        torch.stack([table[row, place, target] for place, target in enumerate(batch.targets_RT[row].tolist()) if target != IGNORE])
+        for row in range(8)
+    ]
+    total = torch.zeros((), dtype=torch.float64)
+    for chosen, rejected in zip(replies[:4], replies[4:]):
+        if loss_type == "sigmoid":  # -log sigmoid(0.3 margin) at 0
+            margin = chosen.sum() - rejected.sum()
+            total = total + 0.6931471805599453 - 0.15 * (margin - margin.detach())
+        else:  # (margin - 1 / 0.6)^2 at 0, of means
+            margin = chosen.mean() - rejected.mean()
+            total = total + (margin - margin.detach() - 1 / 0.6) ** 2
+        total = total - 0.7 * chosen.mean()
+    (total / 4).backward()
+    assert recipe.last_step.total / 4 == pytest.approx((total / 4).item(), abs=1e-9)
+    names = {id(parameter): name for name, parameter in recipe.network.named_parameters()}
+    order = [names[id(parameter)] for group in recipe.optimizers().param_groups for parameter in group["params"]]
+    for number, gradient in recipe.optimizers().seen[0].items():
+        torch.testing.assert_close(gradient, dict(fresh.named_parameters())[order[number]].grad, atol=1e-12, rtol=1e-9)
+
+
 def test_dpo_learns_and_its_reference_stays(data: Data, train: Any) -> None:
     recipe = train(
         DPO(network, adamw(3e-3)),
@@ -213,7 +245,8 @@ def test_accumulation_is_invisible(make: Any, kind: str, data: Data, train: Any)
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"beta": 0.0}, {"label_smoothing": 0.5}, {"loss_type": "ipo", "label_smoothing": 0.1}, {"loss_type": "robust"}]
+    "arguments",
+    [{"beta": 0.0}, {"label_smoothing": 0.5}, {"loss_type": "ipo", "label_smoothing": 0.1}, {"loss_type": "robust"}, {"rpo_alpha": -1.0}],
 )
 def test_settings_that_make_no_sense(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
