@@ -71,9 +71,7 @@ class Chooser:
     def _choose(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Choice | Exception]:
         logits_BV = _wide(logits_BV)
         distribution = self._distribution(draws, logits_BV)
-        seeds_B = torch.tensor([each.reply.seed for each in draws])
-        steps_B = torch.tensor([each.step for each in draws])
-        tokens_B, valid_B = draw.draw(distribution, draw.uniforms(seeds_B, steps_B))
+        tokens_B, valid_B = draw.draw(distribution, None if distribution.is_certain else _numbers(draws))
         choices: list[Choice | Exception] = [
             Choice(token)
             if valid
@@ -113,15 +111,17 @@ class Chooser:
 
     def _restrict(self, draws: Sequence[Draw], logits_BV: Tensor) -> Tensor:
         """Logits without stop ids where a reply is too short to end, and without what constraints forbid."""
-        early = [row for row, each in enumerate(draws) if each.step < each.reply.request.min_new_tokens and each.reply.request.stop_ids]
-        steered = [row for row, each in enumerate(draws) if each.reply.request.constraint is not None]
+        requests = [each.reply.request for each in draws]
+        short = [row for row, request in enumerate(requests) if request.min_new_tokens and request.stop_ids]
+        early = [row for row in short if draws[row].step < requests[row].min_new_tokens]
+        steered = [row for row, request in enumerate(requests) if request.constraint is not None]
         if not (early or steered):
             return logits_BV
         logits_BV = logits_BV.clone()
         for row in early:
-            logits_BV[row, list(draws[row].reply.request.stop_ids)] = -math.inf
+            logits_BV[row, list(requests[row].stop_ids)] = -math.inf
         for row in steered:
-            constraint = draws[row].reply.request.constraint
+            constraint = requests[row].constraint
             assert constraint is not None
             allowed_V = constraint.allowed(draws[row].reply_ids()).to(logits_BV.device)
             logits_BV[row].masked_fill_(~allowed_V, -math.inf)
@@ -150,6 +150,10 @@ def history(draws: Sequence[Draw], device: torch.device) -> History:
 def _logprobs(logits_BV: Tensor, tokens_B: Tensor, num_top: int) -> tuple[list[float], list[Alternatives]]:
     logprob_B, top_ids_BN, top_BN = draw.logprobs(logits_BV, tokens_B, num_top)
     return logprob_B.tolist(), [tuple(zip(ids, values)) for ids, values in zip(top_ids_BN.tolist(), top_BN.tolist())]
+
+
+def _numbers(draws: Sequence[Draw]) -> Tensor:
+    return draw.uniforms(torch.tensor([each.reply.seed for each in draws]), torch.tensor([each.step for each in draws]))
 
 
 def _wide(logits_BV: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from framework.kernels import calls
@@ -25,31 +27,25 @@ def uniforms(seeds_B: Tensor, steps_B: Tensor) -> Tensor:
     seed), so neighbours, the order of arrival, preemption and recomputation change nothing, and neighbouring seeds have nothing in
     common.
     """
-    state_B = _mix(seeds_B + _GOLDEN) + (steps_B + 1) * _GOLDEN
-    return _shift(_mix(state_B), 11).double() * 2.0**-53
+    seeds, steps = (numbers_B.numpy().astype(np.uint64) for numbers_B in (seeds_B, steps_B))  # a handful: numpy starts sooner than torch
+    numbers = _mix(_mix(seeds + _GOLDEN) + (steps + 1) * _GOLDEN)
+    return torch.from_numpy((numbers >> 11) * 2.0**-53)
 
 
-def _signed(number: int) -> int:
-    return number - 2**64 if number >= 2**63 else number
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-
-
-def _shift(number_B: Tensor, bits: int) -> Tensor:
-    """To the right with zeros moving in, as for an unsigned integer."""
-    return (number_B >> bits) & (2 ** (64 - bits) - 1)
-
-
-def _mix(number_B: Tensor) -> Tensor:
+def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: a bijection in which every bit depends on every bit; overflow wraps around."""
-    number_B = (number_B ^ _shift(number_B, 30)) * _signed(0xBF58476D1CE4E5B9)
-    number_B = (number_B ^ _shift(number_B, 27)) * _signed(0x94D049BB133111EB)
-    return number_B ^ _shift(number_B, 31)
+    numbers = (numbers ^ (numbers >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> 27)) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> 31)
 
 
-def draw(distribution: Distribution, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+def draw(distribution: Distribution, uniforms_B: Tensor | None) -> tuple[Tensor, Tensor]:
     """The tokens that uniform numbers in [0, 1) fall on when the probabilities lie side by side in the order of the ids.
+
+    A certain distribution needs no numbers.
 
     Never a token of probability 0. A row's token is the same, to the bit of a sum, in every batch and whether the distribution is
     given over the vocabulary or over candidates.
@@ -57,12 +53,15 @@ def draw(distribution: Distribution, uniforms_B: Tensor) -> tuple[Tensor, Tensor
     Returns:
         tokens_B, int64; valid_B, bool: false where there is no distribution (a NaN, infinity or nothing but -inf), whose token is 0.
     """
-    logits_BC, ids_BC, _ = distribution
-    if ids_BC is not None and ids_BC.shape[-1] == 1:
+    logits_BC, ids_BC = distribution.logits_BC, distribution.ids_BC
+    if distribution.is_certain:
+        assert ids_BC is not None
         valid_B = logits_BC[:, 0].isfinite()
         return ids_BC[:, 0].where(valid_B, 0), valid_B
+    assert uniforms_B is not None
     if logits_BC.dtype == torch.float32 and calls.serve(logits_BC):
-        return calls.draw(distribution.dense().contiguous(), uniforms_B.contiguous())
+        logits_BV, divisor_B1 = (logits_BC, distribution.divisor_B1) if ids_BC is None else (distribution.dense(), None)
+        return calls.draw(logits_BV.contiguous(), uniforms_B.contiguous(), divisor_B1)
     weights_BGS = _weights(distribution)
     before_BG = weights_BGS.sum(dim=-1).double().cumsum(dim=-1)
     valid_B = before_BG[:, -1] > 0  # NaN otherwise, or a total that a NaN went into
@@ -75,7 +74,7 @@ def draw(distribution: Distribution, uniforms_B: Tensor) -> tuple[Tensor, Tensor
 
 def _weights(distribution: Distribution) -> Tensor:
     """The unnormalised probabilities of the whole vocabulary in chunks, [B, G, S], with zeros at the end to fill the last chunk."""
-    logits_BC, ids_BC, vocab_size = distribution
+    logits_BC, ids_BC, vocab_size, _ = distribution.divided()
     num_chunks = -(-vocab_size // CHUNK_SIZE)
     best_B1 = logits_BC.amax(dim=-1, keepdim=True)
     shape = (len(logits_BC), num_chunks * CHUNK_SIZE)

@@ -210,7 +210,9 @@ class Engine:
         try:
             hidden_TD = self._runner.forward(rows)
             draws, places = self._draws(rows, hidden_TD)
-            logits_BV = self._runner.logits(hidden_TD[places]) if draws else None
+            if draws and places != list(range(len(hidden_TD))):  # gathering takes as long as a dozen Python lines
+                hidden_TD = hidden_TD[places]
+            logits_BV = self._runner.logits(hidden_TD) if draws else None
         except Exception as failure:  # the network's own, so every row's
             for row in rows:
                 self._fail(row.reply, failure)

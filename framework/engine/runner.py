@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from framework.networks.base import Network
 from framework.networks.cache import BLOCK_TOKENS
 
 log = logging.getLogger(__name__)
+
+version = attrgetter("_version")
 
 
 class Runner:
@@ -62,13 +65,14 @@ class Runner:
         if self.cache is not None:
             self.cache.copy_block(source, target)
 
-    def weights(self) -> tuple[tuple[int, int], ...]:
+    def weights(self) -> tuple[int, ...]:
         """Changes whenever a weight does, through an optimizer, a loaded state or a replaced tensor (not through `.data`)."""
-        return tuple([(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in self._weights])
+        return *map(Tensor.data_ptr, self._weights), *map(version, self._versioned)
 
     def look_again(self) -> None:
         """The network's weights may be other tensors now, or elsewhere."""
         self._weights = [*self.network.parameters(), *self.network.buffers()]
+        self._versioned = [weight for weight in self._weights if not weight.is_inference()]  # whose changes torch counts
         self.device = self._weights[0].device
 
     def _together(self, rows: Sequence[Row]) -> Tensor:

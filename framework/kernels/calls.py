@@ -114,11 +114,12 @@ def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Ten
     return out
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
-    """As `engine/draw.py`: tokens_B, int64, and valid_B, bool; logits fp32 and contiguous, uniforms float64."""
+def draw(logits_BV: Tensor, uniforms_B: Tensor, divisor_B1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As `engine/draw.py`: tokens_B, int64, and valid_B, bool, of logits / divisor; both fp32 and contiguous, uniforms float64."""
     rows, columns = logits_BV.shape
     tokens_B, valid_B = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.bool)
-    pointers = (logits_BV.data_ptr(), uniforms_B.data_ptr(), tokens_B.data_ptr(), valid_B.data_ptr())
+    divisors = None if divisor_B1 is None else divisor_B1.data_ptr()
+    pointers = (logits_BV.data_ptr(), divisors, uniforms_B.data_ptr(), tokens_B.data_ptr(), valid_B.data_ptr())
     _library().draw_float32(*pointers, rows, columns, torch.get_num_threads())
     return tokens_B, valid_B
 

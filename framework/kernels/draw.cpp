@@ -10,15 +10,15 @@ namespace {
 constexpr int64_t CHUNK = 128;         // tokens whose weights are summed in single precision, as in engine/draw.py
 constexpr double ALMOST_ONE = 1.0 - 0x1p-53;
 
-// The weights of up to CHUNK tokens, 0 past `count`, and their sum.
-float weigh(const float* logits, int64_t count, float highest, float* weights) {
+// The weights of up to CHUNK tokens, 0 past `count`, and their sum; `highest` is the largest quotient.
+float weigh(const float* logits, int64_t count, float divisor, float highest, float* weights) {
     Lanes total = {};
     for (int64_t i = 0; i < CHUNK; i += LANES) {
         Lanes each = {};
         if (i + LANES <= count)
-            each = exponential(load(logits + i) - highest);
+            each = exponential(load(logits + i) / divisor - highest);
         else if (i < count) {
-            store(weights + i, exponential(load_some(logits + i, int(count - i)) - highest));
+            store(weights + i, exponential(load_some(logits + i, int(count - i)) / divisor - highest));
             each = load_some(weights + i, int(count - i));
         }
         store(weights + i, each);
@@ -32,7 +32,7 @@ int64_t first_over(const double* cumulated, int64_t count, double target) {
     return std::min<int64_t>(std::upper_bound(cumulated, cumulated + count, target) - cumulated, count - 1);
 }
 
-void draw(const float* logits, int64_t columns, double uniform, int64_t& token, bool& valid) {
+void draw(const float* logits, int64_t columns, float divisor, double uniform, int64_t& token, bool& valid) {
     float highest = -INFINITY;
     int64_t i = 0;
     if (columns >= LANES) {
@@ -44,6 +44,7 @@ void draw(const float* logits, int64_t columns, double uniform, int64_t& token, 
         highest = largest(most);
     }
     for (; i < columns; i++) highest = std::max(highest, logits[i]);
+    highest /= divisor;  // rounding keeps the order, so this is the largest quotient
     const int64_t chunks = (columns + CHUNK - 1) / CHUNK;
     static thread_local std::vector<double> kept;
     kept.resize(std::max<int64_t>(chunks, CHUNK));
@@ -51,7 +52,7 @@ void draw(const float* logits, int64_t columns, double uniform, int64_t& token, 
     float weights[CHUNK];
     double total = 0.0;
     for (int64_t c = 0; c < chunks; c++) {
-        total += weigh(logits + c * CHUNK, columns - c * CHUNK, highest, weights);
+        total += weigh(logits + c * CHUNK, columns - c * CHUNK, divisor, highest, weights);
         cumulated[c] = total;
     }
     token = 0;
@@ -62,7 +63,7 @@ void draw(const float* logits, int64_t columns, double uniform, int64_t& token, 
     const double before = chunk ? cumulated[chunk - 1] : 0.0;
     const double rest = std::min((target - before) / (cumulated[chunk] - before), ALMOST_ONE);
     const int64_t count = std::min(CHUNK, columns - chunk * CHUNK);
-    weigh(logits + chunk * CHUNK, count, highest, weights);
+    weigh(logits + chunk * CHUNK, count, divisor, highest, weights);
     total = 0.0;
     for (int64_t w = 0; w < count; w++) cumulated[w] = total += weights[w];
     token = chunk * CHUNK + first_over(cumulated, count, rest * total);
@@ -70,8 +71,8 @@ void draw(const float* logits, int64_t columns, double uniform, int64_t& token, 
 
 }  // namespace
 
-// logits: [rows, columns]. valid: 1 where there is a distribution; where not, the token is 0.
-extern "C" void draw_float32(const float* logits, const double* uniforms, int64_t* tokens, bool* valid, int64_t rows, int64_t columns, int threads) {
+// logits: [rows, columns]. divisors: of the rows' logits, all 1 where null. valid: 1 where there is a distribution; where not, the token is 0.
+extern "C" void draw_float32(const float* logits, const float* divisors, const double* uniforms, int64_t* tokens, bool* valid, int64_t rows, int64_t columns, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows * columns > (1 << 14))
-    for (int64_t row = 0; row < rows; row++) draw(logits + row * columns, columns, uniforms[row], tokens[row], valid[row]);
+    for (int64_t row = 0; row < rows; row++) draw(logits + row * columns, columns, divisors ? divisors[row] : 1.0f, uniforms[row], tokens[row], valid[row]);
 }

@@ -41,7 +41,7 @@ SIGNATURES = {
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
-    "draw_float32": [POINTER] * 4 + [INTEGER] * 2 + [THREADS],
+    "draw_float32": [POINTER] * 5 + [INTEGER] * 2 + [THREADS],
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
     "layer_norm": [POINTER] * 4 + [INTEGER] * 2 + [FLOAT],
     "activate": [POINTER] * 2 + [INTEGER, THREADS, THREADS],

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,13 +133,13 @@ class View:
                 f"the tables have {tables_RM.shape[1]} blocks of {cache.block_tokens} tokens and a sequence has {self.end} tokens"
             )
         self._lengths, self._counts = lengths, counts
-        counts_R = torch.tensor(counts)
-        self._rows_T = torch.repeat_interleave(counts_R)
-        first_R = torch.tensor(lengths) - (counts_R.cumsum(0) - counts_R)
-        self._positions_T = torch.arange(len(self._rows_T)) + first_R[self._rows_T]
-        blocks_T = tables_RM[self._rows_T, self._positions_T // cache.block_tokens].long()
-        self.slots_T = (blocks_T * cache.block_tokens + self._positions_T % cache.block_tokens).to(cache.device)
-        self.positions_BT = self._positions_T[None].to(cache.device)
+        # in numpy, which starts sooner than torch: this is the round of a single token too
+        counts_R, size = np.array(counts), cache.block_tokens
+        rows_T = np.repeat(np.arange(len(counts)), counts_R)
+        positions_T = np.arange(len(rows_T)) + (np.array(lengths) - (counts_R.cumsum() - counts_R))[rows_T]
+        slots_T = tables_RM.numpy()[rows_T, positions_T // size].astype(np.int64) * size + positions_T % size
+        self._rows_T, self._positions_T = torch.from_numpy(rows_T), torch.from_numpy(positions_T)
+        self.slots_T, self.positions_BT = torch.from_numpy(slots_T).to(cache.device), self._positions_T[None].to(cache.device)
         self._parts: list[Few | Group] | None = None  # made for the first layer, the same for all
 
     def attend(

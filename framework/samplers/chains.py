@@ -21,7 +21,7 @@ from torch import Tensor
 
 from framework.samplers.base import History, Sampler
 from framework.samplers.distribution import Distribution, best, merge
-from framework.samplers.selection import MinP, Selection, TopK, TopP, select
+from framework.samplers.selection import MinP, Selection, Temperature, TopK, TopP, select
 
 Look = Callable[[], History]
 
@@ -85,6 +85,9 @@ class _Group:
         while self.is_greedy and positions and isinstance(positions[-1][0], TopK | TopP | MinP):
             positions.pop()  # it would keep the best token and its logit
         self.looks_back = any(sampler.looks_back for samplers in positions for sampler in samplers)
+        self._divisor_B1: Tensor | None = None
+        if not self.is_greedy and positions and type(positions[-1][0]) is Temperature:
+            self._divisor_B1 = torch.cat([sampler.setting_B1 for sampler in positions.pop()])
         self._steps = [_step(samplers) for samplers in positions]
         self._no_history = History(torch.empty(len(chains), 0, dtype=torch.int64), torch.zeros(len(chains), dtype=torch.int64))
 
@@ -95,7 +98,12 @@ class _Group:
                 distribution = Distribution(distribution.dense(), None, distribution.vocab_size)
             selected = select(sampler, distribution.logits_BC) if distribution.ids_BC is None else None
             distribution = selected or distribution._replace(logits_BC=sampler(distribution.logits_BC, past or self._no_history))
-        return _best(distribution) if self.is_greedy else distribution
+        if self.is_greedy:
+            return _best(distribution)
+        if self._divisor_B1 is None:
+            return distribution
+        distribution = distribution._replace(divisor_B1=self._divisor_B1.to(distribution.logits_BC))
+        return distribution if distribution.ids_BC is None else distribution.divided()
 
 
 class _Each(Sampler):
@@ -130,6 +138,6 @@ def _look(history: Look | None) -> History:
 
 
 def _best(distribution: Distribution) -> Distribution:
-    logits_BC, ids_BC, vocab_size = distribution
+    logits_BC, ids_BC, vocab_size, _ = distribution
     places_B1 = best(logits_BC)
     return Distribution(logits_BC.gather(-1, places_B1), places_B1 if ids_BC is None else ids_BC.gather(-1, places_B1), vocab_size)

@@ -21,17 +21,28 @@ class Distribution(NamedTuple):
     """Unnormalised log-probabilities of the next token; -inf excludes one, and what has no column is excluded.
 
     `ids_BC` names the columns in ascending order; None: column i is token i. An id that occurs twice in a row is padding
-    but for one of its columns, with the logit -inf.
+    but for one of its columns, with the logit -inf. `divisor_B1`, of the logits' type, is what they are still to be divided by, where
+    ids_BC is None: writing a large vocabulary's quotients to memory takes longer than drawing from them.
     """
 
     logits_BC: Tensor
     ids_BC: Tensor | None
     vocab_size: int
+    divisor_B1: Tensor | None = None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether only one token is left in each row."""
+        return self.ids_BC is not None and self.ids_BC.shape[-1] == 1
+
+    def divided(self) -> Distribution:
+        """The same, with nothing still to be done."""
+        return self if self.divisor_B1 is None else Distribution(self.logits_BC / self.divisor_B1, self.ids_BC, self.vocab_size)
 
     def dense(self) -> Tensor:
         """Logits of the whole vocabulary, [B, V]."""
         if self.ids_BC is None:
-            return self.logits_BC
+            return self.divided().logits_BC
         excluded_BV = self.logits_BC.new_full((len(self.logits_BC), self.vocab_size), -math.inf)
         return excluded_BV.scatter_reduce_(-1, self.ids_BC, self.logits_BC, "amax")
 

@@ -146,8 +146,9 @@ def test_what_is_too_rare_for_a_float32_sum_is_drawn_all_the_same() -> None:
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("divided", [False, True])
 @pytest.mark.parametrize("columns", [1, 15, 127, 128, 129, 300, 5000])
-def test_the_kernel_draws_what_torch_draws(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_draws_what_torch_draws(columns: int, divided: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(columns)
     logits_BV = torch.randn(400, columns) * torch.linspace(0.1, 30, 400)[:, None]
     logits_BV[torch.rand_like(logits_BV) < 0.3] = -math.inf
@@ -156,7 +157,7 @@ def test_the_kernel_draws_what_torch_draws(columns: int, monkeypatch: pytest.Mon
         logits_BV[row, -1] = number
     uniforms_B = torch.rand(400, dtype=torch.float64)
     uniforms_B[3:6] = torch.tensor([0.0, 1 - 2.0**-53, 0.5])
-    distribution = Distribution(logits_BV, None, columns)
+    distribution = Distribution(logits_BV, None, columns, torch.rand(400, 1) + 0.3 if divided else None)
     with torch.inference_mode():
         tokens_B, valid_B = draw(distribution, uniforms_B)
         monkeypatch.setattr(calls, "serve", lambda x: False)

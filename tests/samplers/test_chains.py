@@ -296,7 +296,7 @@ def test_draws_follow_the_distribution_worked_out_by_hand(place: int, seed: int)
     logits = [math.log(probability) + 1.5 for probability in PROBABILITIES]  # of both signs
     chains, rows = Chains(CHAINS), len(CHAINS)
     history = History(torch.tensor([TOKENS] * rows), torch.tensor([PROMPT_LENGTH] * rows))
-    logits_BC, ids_BC, vocab_size = chains(torch.tensor([logits] * rows), lambda: history)
+    logits_BC, ids_BC, vocab_size, _ = chains(torch.tensor([logits] * rows), lambda: history).divided()
     one = Distribution(logits_BC[place].expand(NUM_DRAWS, -1), None if ids_BC is None else ids_BC[place].expand(NUM_DRAWS, -1), vocab_size)
     tokens, _ = draw(one, uniforms(torch.full((NUM_DRAWS,), seed), torch.arange(NUM_DRAWS)))
     counts = torch.bincount(tokens, minlength=7).double()
