@@ -28,8 +28,8 @@ def uniforms(seeds_B: Tensor, steps_B: Tensor) -> Tensor:
     common.
     """
     seeds, steps = (numbers_B.numpy().astype(np.uint64) for numbers_B in (seeds_B, steps_B))  # a handful: numpy starts sooner than torch
-    numbers = _mix(_mix(seeds + _GOLDEN) + (steps + 1) * _GOLDEN)
-    return torch.from_numpy((numbers >> 11) * 2.0**-53)
+    numbers = _mix(_mix(seeds + _GOLDEN) + (steps + np.uint64(1)) * _GOLDEN)
+    return torch.from_numpy((numbers >> np.uint64(11)) * 2.0**-53)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -37,9 +37,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: a bijection in which every bit depends on every bit; overflow wraps around."""
-    numbers = (numbers ^ (numbers >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> 27)) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> 31)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def draw(distribution: Distribution, uniforms_B: Tensor | None) -> tuple[Tensor, Tensor]:
