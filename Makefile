@@ -9,10 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 setup: $(VENV)/.ready
 
-# pip 23.0, Debian 12's, finds no solution where there is one; torch first and pinned: an open range would bring the newest CUDA build
+# torch first and pinned: an open range would bring the CUDA build of the newest release
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
 	$(PIP) torch
 	$(PIP) setuptools
 	$(PIP) --no-build-isolation --editable '.[dev]'
