@@ -114,7 +114,7 @@ def _router(*, locked: bool = True) -> APIRouter:
 def _completions(models: Models, limits: Limits) -> APIRouter:
     routes = _router()
     stream: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": "with stream: true"}}}}
+        200: {"content": {"text/event-stream": {"schema": {"description": "with stream: true; the data of each event is a chunk"}}}}
     }
 
     @routes.post("/v1/completions", response_model=answers.Completion, responses=stream)

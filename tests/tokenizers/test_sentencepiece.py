@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from framework.errors import TokenizerError
@@ -70,6 +71,13 @@ def mixed(texts: list[str]) -> list[str]:
     return [whole, *texts[1].splitlines()[:1000], *TEXTS, *SPELLED]
 
 
+def better_than(original: Any, ids: list[int], others: list[int]) -> list[int]:
+    """The others, which must be likelier by less than the library can tell: it adds up a whole text's scores in single precision."""
+    total, other = (sum(map(original.get_score, each)) for each in (ids, others))
+    assert 0.0 < other - total < np.spacing(np.float32(abs(total))) and original.decode(ids) == original.decode(others)
+    return others
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ids_are_the_library_s(kind: str, texts: list[str], tmp_path: Path) -> None:
     path = train(texts[:3], tmp_path, **KINDS[kind])
@@ -82,6 +90,8 @@ def test_the_ids_are_the_library_s(kind: str, texts: list[str], tmp_path: Path) 
     assert opened.fingerprint == tokenizer.fingerprint
     for text in mixed(texts):
         ids = original.encode(text)
+        if kind == "unigram" and tokenizer.encode(text) != ids:
+            ids = better_than(original, ids, tokenizer.encode(text))
         assert tokenizer.encode(text) == opened.encode(text) == ids, repr(text[:60])
         assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids, repr(text[:60])
         if original.unk_id() not in ids and "▁" not in text:  # ⁇ of the first, and spaces of the second that are dropped like others
