@@ -60,8 +60,8 @@ def draw(distribution: Distribution, uniforms_B: Tensor | None) -> tuple[Tensor,
         return ids_BC[:, 0].where(valid_B, 0), valid_B
     assert uniforms_B is not None
     if logits_BC.dtype == torch.float32 and calls.serve(logits_BC):
-        logits_BV, divisor_B1 = (logits_BC, distribution.divisor_B1) if ids_BC is None else (distribution.dense(), None)
-        return calls.draw(logits_BV.contiguous(), uniforms_B.contiguous(), divisor_B1)
+        logits_BV = logits_BC if ids_BC is None else distribution.dense()
+        return calls.draw(logits_BV.contiguous(), uniforms_B.contiguous(), distribution.divisor_B1)
     weights_BGS = _weights(distribution)
     before_BG = weights_BGS.sum(dim=-1).double().cumsum(dim=-1)
     valid_B = before_BG[:, -1] > 0  # NaN otherwise, or a total that a NaN went into

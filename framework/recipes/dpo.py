@@ -74,13 +74,8 @@ class DPO(Recipe):
             raise ValueError("loss_type robust needs label_smoothing: the share of pairs labelled the wrong way round")
         if rpo_alpha < 0:
             raise ValueError(f"rpo_alpha is {rpo_alpha} and must be at least 0")
-        self.beta, self.loss_type, self.label_smoothing, self.rpo_alpha, self.reference_mode = (
-            beta,
-            loss_type,
-            label_smoothing,
-            rpo_alpha,
-            reference,
-        )
+        self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
+        self.rpo_alpha, self.reference_mode = rpo_alpha, reference
         self._reference: list[Reference] = []
         self._tables: dict[str, Tensor] = {}  # part of the data -> the reference's log-probabilities of each pair, [P, 2]
 
@@ -126,9 +121,9 @@ class DPO(Recipe):
 
     def _log_probs(self, network: Network, batch: PairBatch) -> Tensor:
         """Of the chosen and the rejected replies, [2, B]."""
-        return self._counted(sequence_log_probs(network, batch.ids_RT, batch.targets_RT))
+        return self._compared(sequence_log_probs(network, batch.ids_RT, batch.targets_RT))
 
-    def _counted(self, log_probs: SequenceLogProbs) -> Tensor:
+    def _compared(self, log_probs: SequenceLogProbs) -> Tensor:
         """As the loss compares them, [2, B]: sums over tokens, with `ipo` means."""
         return (log_probs.means_R if self.loss_type == "ipo" else log_probs.sums_R).view(2, -1)
 
@@ -149,7 +144,7 @@ class DPO(Recipe):
     def _losses(self, batch: PairBatch, part: str) -> tuple[Tensor, Tensor]:
         """The loss of each pair, and the implicit rewards beta (policy - reference) of both sides, [2, B]."""
         log_probs = sequence_log_probs(self.network, batch.ids_RT, batch.targets_RT)
-        policy_2B, reference_2B = self._counted(log_probs), self._reference_log_probs(batch, part)
+        policy_2B, reference_2B = self._compared(log_probs), self._reference_log_probs(batch, part)
         loss_B = dpo_loss(policy_2B[0], policy_2B[1], reference_2B[0], reference_2B[1], self.beta, self.loss_type, self.label_smoothing)
         if self.rpo_alpha:
             loss_B = loss_B - self.rpo_alpha * log_probs.means_R[: len(loss_B)]

@@ -69,24 +69,35 @@ def test_normalised_scores_are_kept_in_the_model(data: Data, train: Any, tmp_pat
     assert scores.mean().item() == pytest.approx(0.0, abs=1e-4) and scores.std().item() == pytest.approx(1.0, abs=1e-4)
 
 
+def as_it_began(make: Any, recipe: Any) -> Any:
+    """The recipe's network before its first step, in double precision."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    fresh = make(vocab_size=recipe.network.vocab_size, context_length=32)
+    torch.set_default_dtype(torch.float32)
+    return fresh
+
+
+def assert_first_gradients(recipe: Any, fresh: Any) -> None:
+    """That the optimizer saw in its first step what `fresh` has."""
+    names = {id(parameter): name for name, parameter in recipe.network.named_parameters()}
+    order = [names[id(parameter)] for group in recipe.optimizers().param_groups for parameter in group["params"]]
+    for number, gradient in recipe.optimizers().seen[0].items():
+        torch.testing.assert_close(gradient, dict(fresh.named_parameters())[order[number]].grad, atol=1e-12, rtol=1e-9)
+
+
 def test_the_reward_models_gradient_written_out(data: Data, train: Any) -> None:
     recipe = RewardModel(scored, Recorder, center_rewards_coefficient=0.1)
     train(recipe, data.preferences(batch_size=6), max_steps=1, precision="64-true")
     batch = recipe.data.training_batch(0)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    fresh = scored(vocab_size=recipe.network.vocab_size, context_length=32)
-    torch.set_default_dtype(torch.float32)
+    fresh = as_it_began(scored, recipe)
     total = torch.zeros((), dtype=torch.float64)
     for pair in range(6):
         one, other = (fresh.values(fresh(batch.ids_RT[row : row + 1, : batch.lengths_R[row]]))[0, -1] for row in (pair, pair + 6))
         total = total - F.logsigmoid(one - other) + 0.1 * (one + other) ** 2
     (total / 6).backward()
     assert recipe.last_step.total / 6 == pytest.approx((total / 6).item(), abs=1e-12)
-    names = {id(parameter): name for name, parameter in recipe.network.named_parameters()}
-    order = [names[id(parameter)] for group in recipe.optimizers().param_groups for parameter in group["params"]]
-    for number, gradient in recipe.optimizers().seen[0].items():
-        torch.testing.assert_close(gradient, dict(fresh.named_parameters())[order[number]].grad, atol=1e-12, rtol=1e-9)
+    assert_first_gradients(recipe, fresh)
 
 
 def test_a_reward_model_learns_what_is_preferred(data: Data, train: Any) -> None:
@@ -148,10 +159,7 @@ def test_the_gradient_with_rpo_alpha_written_out(loss_type: Any, data: Data, tra
     recipe = DPO(network, Recorder, beta=0.3, loss_type=loss_type, rpo_alpha=0.7)
     train(recipe, data.preferences(batch_size=4), max_steps=1, precision="64-true")
     batch = recipe.data.training_batch(0)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    fresh = network(vocab_size=recipe.network.vocab_size, context_length=32)
-    torch.set_default_dtype(torch.float32)
+    fresh = as_it_began(network, recipe)
     table = fresh.logits(fresh(batch.ids_RT)).log_softmax(-1)
     replies = [
         torch.stack([table[row, place, target] for place, target in enumerate(batch.targets_RT[row].tolist()) if target != IGNORE])
@@ -168,10 +176,7 @@ def test_the_gradient_with_rpo_alpha_written_out(loss_type: Any, data: Data, tra
         total = total - 0.7 * chosen.mean()
     (total / 4).backward()
     assert recipe.last_step.total / 4 == pytest.approx((total / 4).item(), abs=1e-9)
-    names = {id(parameter): name for name, parameter in recipe.network.named_parameters()}
-    order = [names[id(parameter)] for group in recipe.optimizers().param_groups for parameter in group["params"]]
-    for number, gradient in recipe.optimizers().seen[0].items():
-        torch.testing.assert_close(gradient, dict(fresh.named_parameters())[order[number]].grad, atol=1e-12, rtol=1e-9)
+    assert_first_gradients(recipe, fresh)
 
 
 def test_dpo_learns_and_its_reference_stays(data: Data, train: Any) -> None:
