@@ -10,7 +10,8 @@ namespace {
 // Positions are read in chunks that start at multiples of this; each chunk's softmax is its own and the chunks are joined in
 // order. So one long context keeps every thread busy, and a token's result does not depend on the threads or on other tokens.
 constexpr int CHUNK = 64;
-constexpr int64_t SCRATCH = 1 << 22;  // floats kept for unjoined chunks
+constexpr int64_t SCRATCH = 1 << 22;     // floats kept for unjoined chunks
+constexpr int64_t READ_AHEAD = 1 << 18;  // bytes of keys and values read before they are used: they stay in the second-level cache
 
 template <typename Number>
 struct Attention {
@@ -73,9 +74,13 @@ struct Attention {
         }
         const int64_t stride = width + 2;
         for (int r = 0; r < rows; r++) {
-            const float highest = *std::max_element(scores[r], scores[r] + length);
             std::fill(scores[r] + length, scores[r] + CHUNK, -INFINITY);
-            Lanes total = {};
+            Lanes most = load(scores[r]), total = {};
+            for (int t = LANES; t < CHUNK; t += LANES) {
+                const Lanes lanes = load(scores[r] + t);
+                most = lanes > most ? lanes : most;
+            }
+            const float highest = largest(most);
             for (int t = 0; t < CHUNK; t += LANES) {
                 const Lanes weights = exponential(load(scores[r] + t) - highest);
                 store(scores[r] + t, weights);
@@ -92,21 +97,34 @@ struct Attention {
         }
     }
 
-    void chunk(int64_t token, int64_t kv_head, int64_t number, float* partial) const {
-        const int64_t begin = std::max(first_position(token), number * CHUNK);
+    // All heads of one chunk. Keys and values are read from memory in their order before anything is computed of them: a head alone
+    // reads pieces of rows, which the processor does not foresee.
+    void chunk(int64_t token, int64_t number, float* partials, int64_t per_head) const {
+        const int64_t begin = std::max(first_position(token), number * CHUNK), row = num_kv_heads * width;
         const int length = int(std::min<int64_t>(positions_N[token] + 1, (number + 1) * CHUNK) - begin);
         const int32_t* table = tables_RM + rows_N[token] * table_length;
         const Number *keys[CHUNK + TILE_COLUMNS], *values[CHUNK];
         for (int t = 0; t < length; t++) {
             const int64_t position = begin + t;
             const int64_t slot = table[position / block_tokens] * block_tokens + position % block_tokens;
-            keys[t] = keys_SKQ + (slot * num_kv_heads + kv_head) * width;
-            values[t] = values_SKQ + (slot * num_kv_heads + kv_head) * width;
+            keys[t] = keys_SKQ + slot * row;
+            values[t] = values_SKQ + slot * row;
         }
         std::fill(keys + length, keys + length + TILE_COLUMNS, keys[0]);  // the last tile may have fewer keys
-        const float* query = query_NHQ + token * query_stride + kv_head * group() * width;
-        for (int64_t g = 0; g < group(); g += 4)
-            chunk_rows(query + g * width, keys, values, length, int(std::min<int64_t>(4, group() - g)), partial + g * (width + 2));
+        const bool is_read = token && rows_N[token] == rows_N[token - 1];  // by the token before
+        const int64_t heads_at_once = std::max<int64_t>(1, READ_AHEAD / (2 * CHUNK * width * sizeof(Number)));
+        for (int64_t k = 0; k < num_kv_heads; k++) {
+            if (k % heads_at_once == 0 && !is_read) {
+                const int64_t numbers = std::min(heads_at_once, num_kv_heads - k) * width;
+                for (int t = 0; t < length; t++) touch(keys[t], numbers);
+                for (int t = 0; t < length; t++) touch(values[t], numbers);
+            }
+            const float* query = query_NHQ + token * query_stride + k * group() * width;
+            for (int64_t g = 0; g < group(); g += 4)
+                chunk_rows(query + g * width, keys, values, length, int(std::min<int64_t>(4, group() - g)), partials + k * per_head + g * (width + 2));
+            for (auto& key : keys) key += width;
+            for (auto& value : values) value += width;
+        }
     }
 
     // Join the chunks of one token and query head.
@@ -135,12 +153,10 @@ struct Attention {
             const int64_t count = std::min(at_once, num_tokens - start);
 #pragma omp parallel num_threads(threads) if (count * num_heads * chunks * CHUNK * width > (1 << 15))
             {
-#pragma omp for collapse(3) schedule(dynamic, 1)
+#pragma omp for collapse(2) schedule(dynamic, 1)
                 for (int64_t n = 0; n < count; n++)
-                    for (int64_t k = 0; k < num_kv_heads; k++)
-                        for (int64_t c = 0; c < chunks; c++)
-                            if (c < num_chunks(start + n))
-                                chunk(start + n, k, first_chunk(start + n) + c, &partials[n * per_token + k * per_head + c * partial_size()]);
+                    for (int64_t c = 0; c < chunks; c++)
+                        if (c < num_chunks(start + n)) chunk(start + n, first_chunk(start + n) + c, &partials[n * per_token + c * partial_size()], per_head);
 #pragma omp for collapse(2) schedule(static)
                 for (int64_t n = 0; n < count; n++)
                     for (int64_t h = 0; h < num_heads; h++) join(start + n, h, &partials[n * per_token + h / group() * per_head]);

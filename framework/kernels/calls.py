@@ -47,7 +47,7 @@ def _library() -> ctypes.CDLL:
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """x W^T + b over the last dimension, in fp32: x fp32 and contiguous, weights fp32 or bf16 and contiguous, the bias alike.
 
-    The weights are read once for up to six rows at a time. A row's result is the same bits whatever rows are beside it.
+    The weights are read from memory once. A row's result is the same bits whatever rows are beside it.
     """
     outputs, inputs = weight_OI.shape
     out = x.new_empty(*x.shape[:-1], outputs)

@@ -3,11 +3,10 @@
 
 #include "vectors.h"
 
-// What to fetch from memory while a tile is computed: the same place of `count` rows that will be needed next.
+// What to fetch from memory while a tile is computed: `count` rows that will be needed next, in their order.
 template <typename Weight>
 struct Ahead {
     const Weight* rows = nullptr;
-    int64_t stride = 0;
     int count = 0;
 };
 
@@ -18,7 +17,7 @@ __attribute__((noinline)) void tile(const float* x, int64_t x_stride, const Weig
     Lanes total[ROWS][TILE_COLUMNS] = {};
     int i = 0;
     for (; i + LANES <= length; i += LANES) {
-        for (int c = 0; c < ahead.count; c++) __builtin_prefetch(ahead.rows + c * ahead.stride + i);
+        for (int c = 0; c < ahead.count; c++) fetch(ahead.rows + i * ahead.count + c * LANES);
         Lanes column[TILE_COLUMNS];
 #pragma GCC unroll 4
         for (int c = 0; c < TILE_COLUMNS; c++) column[c] = hold(load(w[c] + i));

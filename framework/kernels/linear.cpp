@@ -6,9 +6,11 @@
 namespace {
 
 constexpr int64_t SMALL = 1 << 16;  // multiplications that one thread does sooner than two agree on them
+constexpr int STREAM_ROWS = 2;      // up to as many rows wait for nothing but the memory
+constexpr int64_t AHEAD = 2048;     // bytes
 
-// `tile` for rows that read the weights first: one weight row after the other, so that memory is read in its order, which the
-// processor foresees. The same operations in the same order.
+// `tile` for one or two rows: one weight row after the other, so that memory is read in its order, which the processor foresees.
+// The same operations in the same order.
 template <int ROWS, typename Weight>
 __attribute__((noinline)) void stream(const float* x, int64_t length, const Weight* w, int64_t columns, Four out[ROWS]) {
     Lanes total[TILE_COLUMNS][ROWS] = {};
@@ -17,8 +19,9 @@ __attribute__((noinline)) void stream(const float* x, int64_t length, const Weig
         int64_t i = 0;
 #pragma GCC unroll 4
         for (; i + LANES <= length; i += LANES) {
+            fetch((const char*)(w + i) + AHEAD);
             const Lanes column = load(w + i);
-#pragma GCC unroll 6
+#pragma GCC unroll 2
             for (int r = 0; r < ROWS; r++) products[r] += load(x + r * length + i) * column;
         }
         if (i < length)
@@ -28,8 +31,8 @@ __attribute__((noinline)) void stream(const float* x, int64_t length, const Weig
     for (int r = 0; r < ROWS; r++) out[r] = sums(total[0][r], total[1][r], total[2][r], total[3][r]);
 }
 
-// `stream` for a number of rows known only now, from 1 to TILE_ROWS.
-template <typename Weight, int ROWS = TILE_ROWS>
+// `stream` for a number of rows known only now, from 1 to STREAM_ROWS.
+template <typename Weight, int ROWS = STREAM_ROWS>
 void stream(int64_t rows, const float* x, int64_t length, const Weight* w, int64_t columns, Four* out) {
     if (rows == ROWS) return stream<ROWS>(x, length, w, columns, out);
     if constexpr (ROWS > 1) stream<Weight, ROWS - 1>(rows, x, length, w, columns, out);
@@ -50,9 +53,9 @@ void linear(const float* x, const Weight* weight, const Weight* bias, float* out
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
             const int64_t fetched = TILE_COLUMNS * block / blocks;  // each block fetches its share of the next group
-            Ahead<Weight> ahead{weight + (first + TILE_COLUMNS + fetched) * inputs, inputs, int(TILE_COLUMNS * (block + 1) / blocks - fetched)};
+            Ahead<Weight> ahead{weight + (first + TILE_COLUMNS + fetched) * inputs, int(TILE_COLUMNS * (block + 1) / blocks - fetched)};
             Four products[TILE_ROWS];
-            if (blocks == 1)
+            if (rows <= STREAM_ROWS)
                 stream<Weight>(rows, x, inputs, w[0], columns, products);
             else
                 tile<Weight>(int(end - begin), x + begin * inputs, inputs, w, int(inputs), ahead, products);

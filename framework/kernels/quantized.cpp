@@ -19,8 +19,9 @@ namespace {
 constexpr int PANEL = 16;
 constexpr int STEP = 4;  // inputs of one byte product
 constexpr int ROWS = 8;  // activation rows that share one reading of the weights
-constexpr int64_t MOST_ROWS = 256;   // rounded rows stay in the second-level cache
-constexpr int64_t SMALL = 1 << 17;   // multiplications that one thread does sooner than two agree on them
+constexpr int64_t MOST_ROWS = 256;  // rounded rows stay in the second-level cache
+constexpr int64_t AHEAD = 4096;     // bytes from what is computed to what is fetched from memory
+constexpr int64_t SMALL = 1 << 17;  // multiplications that one thread does sooner than two agree on them
 
 typedef float Floats __attribute__((vector_size(PANEL * 4)));
 typedef int32_t Integers __attribute__((vector_size(PANEL * 4)));
@@ -118,7 +119,7 @@ __attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t b
     const float* totals = x.totals.data() + block * x.groups * ROWS;
     Floats total[COUNT] = {};
     for (int64_t g = 0; g < x.groups; g++) {
-        for (int64_t line = 0; line < panel.ahead_lines; line++, panel.ahead += 64) __builtin_prefetch(panel.ahead);
+        for (int64_t line = 0; line < panel.ahead_lines; line++, panel.ahead += 64) fetch(panel.ahead);
         Integers sums[COUNT];
 #pragma GCC unroll 8
         for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + (BITS == 8 ? starts[r] : 0);
@@ -185,10 +186,9 @@ void multiply(const float* x, const Matrix& matrix, float* out, int64_t rows, in
             Floats shift = {};
             for (int64_t c = 0; matrix.bias && c < columns; c++) shift[c] = matrix.bias[first + c];
             const uint8_t* weights = matrix.weights + p * panel_bytes;
-            // each block fetches its share of the next panel; one alone reads memory in its order, which the processor foresees
-            const int64_t lines = rounded.blocks == 1 ? 0 : panel_bytes / 64 / rounded.groups / rounded.blocks;
+            const int64_t lines = panel_bytes / 64 / rounded.groups / rounded.blocks;  // that each block fetches, of as many as a panel has
             for (int64_t block = 0; block < rounded.blocks; block++) {
-                const Panel panel{weights, matrix.scales + p * panel_scales, weights + panel_bytes + block * lines * rounded.groups * 64, lines};
+                const Panel panel{weights, matrix.scales + p * panel_scales, weights + AHEAD + block * lines * rounded.groups * 64, lines};
                 const int64_t begin = rounded.first_row(block), end = rounded.first_row(block + 1);
                 Floats products[ROWS];
                 tile<BITS>(end - begin, panel, rounded, block, products);

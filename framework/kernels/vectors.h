@@ -67,6 +67,15 @@ inline Lanes hold(Lanes lanes) {
     return lanes;
 }
 
+// Fetches a line that is needed soon into the second-level cache. The first one waits for too few lines at a time to keep the memory busy.
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+
+// Reads numbers from memory, so that they are in the cache.
+template <typename Number>
+inline void touch(const Number* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / sizeof(Number)) (void)*(const volatile uint16_t*)(from + i);
+}
+
 inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
 
 inline Lanes everywhere(float number) {
@@ -107,10 +116,21 @@ inline Four fold(Lanes lanes) {
 
 // The sums of four vectors, each added up in the same order.
 inline Four sums(Lanes first, Lanes second, Lanes third, Lanes fourth) {
+#if defined(__AVX512F__)
+    // `fold` of two vectors at a time, then of all four: the same additions, sixteen at once
+    const __m512 a = (__m512)first, b = (__m512)second, c = (__m512)third, d = (__m512)fourth;
+    const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0xb1));
+    return (Four)_mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, four));
+#else
     const Four a = fold(first), b = fold(second), c = fold(third), d = fold(fourth);
     const Four ab = __builtin_shuffle(a, b, (Order){0, 4, 1, 5}) + __builtin_shuffle(a, b, (Order){2, 6, 3, 7});
     const Four cd = __builtin_shuffle(c, d, (Order){0, 4, 1, 5}) + __builtin_shuffle(c, d, (Order){2, 6, 3, 7});
     return __builtin_shuffle(ab, cd, (Order){0, 1, 4, 5}) + __builtin_shuffle(ab, cd, (Order){2, 3, 6, 7});
+#endif
 }
 
 inline float sum(Lanes lanes) {
