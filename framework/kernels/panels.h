@@ -22,17 +22,42 @@ void pack(const float* from, int64_t line, int64_t step, int64_t count, int64_t 
     if (line == 1 && count >= WIDTH) {
         for (; k < depth; k++) std::memcpy(to + k * WIDTH, from + k * step, WIDTH * sizeof(float));
     } else if (step == 1 && count >= WIDTH) {
-        for (; k + 4 <= depth; k += 4)
-            for (int l = 0; l < WIDTH; l += 4) {
-                Four square[4];
-                for (int r = 0; r < 4; r++) square[r] = read<Four>(from + (l + r) * line + k);
-                transpose(square);
-                for (int r = 0; r < 4; r++) std::memcpy(to + (k + r) * WIDTH + l, &square[r], sizeof(Four));
-            }
+        for (int l = 0; l < WIDTH; l++) touch(from + l * line, depth);
+        for (; k + LANES <= depth; k += LANES)
+            for (int l = 0; l < WIDTH; l += 4)
+                for (int64_t j = k; j < k + LANES; j += 4) {
+                    Four square[4];
+                    for (int r = 0; r < 4; r++) square[r] = read<Four>(from + (l + r) * line + j);
+                    transpose(square);
+                    for (int r = 0; r < 4; r++) std::memcpy(to + (j + r) * WIDTH + l, &square[r], sizeof(Four));
+                }
     }
     for (; k < depth; k++)
         for (int l = 0; l < WIDTH; l++) to[k * WIDTH + l] = l < count ? from[l * line + k * step] : 0.0f;
 }
+
+// One side of a product, or some of its lines, and where its panels go. It is laid out in tasks, each read in the order of memory.
+template <int WIDTH>
+struct Side {
+    static constexpr int64_t STEPS = 16, LINES = 96;  // of a task: some steps of all lines, or all steps of some lines
+    const float* from;
+    int64_t line, step, count, depth;
+    float* to;
+
+    void pack() const {
+        for (int64_t task = 0; task < tasks(); task++) pack(task);
+    }
+
+    int64_t tasks() const { return line == 1 ? (depth + STEPS - 1) / STEPS : (count + LINES - 1) / LINES; }
+
+    void pack(int64_t task) const {
+        const bool across = line == 1;
+        const int64_t k = across ? task * STEPS : 0, steps = across ? std::min(STEPS, depth - k) : depth;
+        const int64_t first = across ? 0 : task * LINES, lines = across ? count : std::min(LINES, count - first);
+        for (int64_t j = k; across && j < k + steps; j++) touch(from + j * step, count);
+        for (int64_t l = first; l < first + lines; l += WIDTH) ::pack<WIDTH>(from + l * line + k * step, line, step, count - l, steps, to + l * depth + k * WIDTH);
+    }
+};
 
 // Where a tile's sums go: added to what is there, or to the start of each column, if there is one.
 struct Target {

@@ -1,18 +1,21 @@
 // out = (what is there, or the start of each column) + A B for many rows: a blocked product (Goto and van de Geijn 2008) of
 // matrices in any layout. Each number of `out` is summed in one order, pass by pass of the inner length, whatever the number of rows,
 // columns and threads.
+#include <omp.h>
+
 #include "panels.h"
 
 namespace {
 
 constexpr int64_t DEPTH = 384;          // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
-constexpr int64_t STRIP = 8 * COLUMNS;  // DEPTH x STRIP stay in the second-level cache, beside PIECE x STRIP sums
-constexpr int64_t PIECE = 16 * ROWS;    // rows that a thread takes at a time, for all passes that are packed
-constexpr int64_t PASSES = 4;           // packed at a time
-constexpr int64_t PACKED = 1 << 21;     // numbers of either side packed at a time: both stay in the last-level cache
+constexpr int64_t PASSES = 2;           // packed at a time
+constexpr int64_t STRIP = 6 * COLUMNS;  // PASSES x DEPTH x STRIP numbers of B stay in a thread's own second-level cache,
+constexpr int64_t PIECE = 8 * ROWS;     // beside PIECE x STRIP sums
+constexpr int64_t PACKED = 1 << 20;     // numbers of A packed at a time
+constexpr int64_t FEWEST_ROWS = 128;    // that a strip of B is packed for, where there are as many: packing must not cost as much as multiplying
+constexpr int64_t TASKS = 8;            // of a step at least, where that leaves enough rows: so a thread that is held up does fewer
 
-// Lines of a side packed at a time.
-int64_t lines(int64_t count, int64_t depth, int64_t multiple) { return up(std::min(count, PACKED / depth / multiple * multiple), multiple); }
+int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace
 
@@ -28,41 +31,77 @@ struct Product {
     int64_t out_row, rows, columns, depth, adds;
 };
 
+}
+
+namespace {
+
+// A product in steps: each multiplies some rows and passes of A, which all threads packed during the step before, by all of B's columns.
+struct Steps : Product {
+    int64_t pass, most, tallest;  // of a pass; of a step
+    int64_t in_rows, count;
+    float *strip_of_b, *packed[2];  // a thread's; of A, of even and odd steps
+
+    explicit Steps(const Product& product) : Product(product) {
+        pass = parts(depth, parts(depth, DEPTH)), most = std::min(PASSES * pass, depth);
+        tallest = up(std::min(rows, PACKED / most / ROWS * ROWS), ROWS);
+        in_rows = parts(rows, tallest), count = in_rows * parts(depth, most);
+    }
+
+    bool reserve(int threads) {
+        static thread_local Scratch kept;
+        strip_of_b = kept.of(threads * PASSES * DEPTH * STRIP + 2 * most * tallest);
+        packed[0] = strip_of_b + threads * PASSES * DEPTH * STRIP, packed[1] = packed[0] + most * tallest;
+        return strip_of_b;
+    }
+
+    int64_t row(int64_t step) const { return step % in_rows * tallest; }
+    int64_t k(int64_t step) const { return step / in_rows * most; }
+    int64_t height(int64_t step) const { return std::min(tallest, rows - row(step)); }
+    int64_t deep(int64_t step) const { return std::min(most, depth - k(step)); }
+    int64_t strips() const { return parts(columns, STRIP); }
+    int64_t pieces(int64_t step) const { return std::clamp<int64_t>(height(step) / FEWEST_ROWS, 1, parts(TASKS, strips())); }
+    int64_t tasks(int64_t step) const { return strips() * pieces(step); }
+
+    Side<ROWS> side(int64_t step) const { return {a + row(step) * a_row + k(step) * a_column, a_row, a_column, height(step), deep(step), packed[step % 2]}; }
+
+    // One piece of the rows by one strip of the columns.
+    void multiply(int64_t step, int64_t task) const {
+        float* const right = strip_of_b + omp_get_thread_num() * PASSES * DEPTH * STRIP;
+        const float* const left = packed[step % 2];
+        const int64_t depth = deep(step), taken = up(parts(height(step), pieces(step)), ROWS);
+        const int64_t first = task % pieces(step) * taken, last = std::min(first + taken, height(step));
+        const int64_t column = task / pieces(step) * STRIP, width = std::min(STRIP, columns - column);
+        Side<COLUMNS>{b + k(step) * b_row + column * b_column, b_column, b_row, width, depth, right}.pack();
+        for (int64_t piece = first; piece < last; piece += PIECE)
+            for (int64_t from = 0; from < depth; from += pass)
+                for (int64_t m = piece; m < std::min(piece + PIECE, last); m += ROWS)
+                    for (int64_t n = 0; n < width; n += COLUMNS) {
+                        float* to = out + (row(step) + m) * out_row + column + n;
+                        const Target target{to, out_row, width - n, start ? start + column + n : nullptr, adds || k(step) + from};
+                        tile(height(step) - m, left + m * depth + from * ROWS, right + n * depth + from * COLUMNS, std::min(pass, depth - from), target);
+                    }
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
 // Returns 0, or 1 where memory is short.
 int product_float32(const Product* given, int threads) {
-    static thread_local Scratch kept;
-    const Product p = *given;
-    const int64_t passes = (p.depth + DEPTH - 1) / DEPTH, pass = (p.depth + passes - 1) / passes, most = std::min(PASSES * pass, p.depth);
-    const int64_t tallest = lines(p.rows, most, ROWS), widest = lines(p.columns, most, COLUMNS);
-    float* const packed_a = kept.of(most * (tallest + widest));
-    float* const packed_b = packed_a + most * tallest;
-    if (!packed_a) return 1;
+    Steps steps(*given);
+    if (!steps.reserve(threads)) return 1;
 #pragma omp parallel num_threads(threads)
-    for (int64_t k = 0; k < p.depth; k += most) {
-        const int64_t depth = std::min(most, p.depth - k);
-        for (int64_t column = 0; column < p.columns; column += widest) {
-            const int64_t columns = std::min(widest, p.columns - column);
-            const float* b = p.b + k * p.b_row + column * p.b_column;
-#pragma omp for schedule(static) nowait
-            for (int64_t n = 0; n < columns; n += COLUMNS) pack<COLUMNS>(b + n * p.b_column, p.b_column, p.b_row, columns - n, depth, packed_b + n * depth);
-            for (int64_t row = 0; row < p.rows; row += tallest) {
-                const int64_t rows = std::min(tallest, p.rows - row);
-                const float* a = p.a + row * p.a_row + k * p.a_column;
-#pragma omp for schedule(static)
-                for (int64_t m = 0; m < rows; m += ROWS) pack<ROWS>(a + m * p.a_row, p.a_row, p.a_column, rows - m, depth, packed_a + m * depth);
-#pragma omp for collapse(2) schedule(dynamic, 1)
-                for (int64_t strip = 0; strip < columns; strip += STRIP)
-                    for (int64_t piece = 0; piece < rows; piece += PIECE)
-                        for (int64_t from = 0; from < depth; from += pass)
-                            for (int64_t m = piece; m < std::min(piece + PIECE, rows); m += ROWS)
-                                for (int64_t n = strip; n < std::min(strip + STRIP, columns); n += COLUMNS) {
-                                    float* to = p.out + (row + m) * p.out_row + column + n;
-                                    const Target target{to, p.out_row, columns - n, p.start ? p.start + column + n : nullptr, p.adds || k + from};
-                                    const float *left = packed_a + m * depth + from * ROWS, *right = packed_b + n * depth + from * COLUMNS;
-                                    tile(rows - m, left, right, std::min(pass, depth - from), target);
-                                }
-            }
-        }
+    for (int64_t step = -1; step < steps.count; step++) {
+        const int64_t products = step < 0 ? 0 : steps.tasks(step);
+        const Side<ROWS> next = steps.side(std::min(step + 1, steps.count - 1));
+        const int64_t all = products + (step + 1 < steps.count ? next.tasks() : 0);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < all; task++)
+            if (task < products)
+                steps.multiply(step, task);
+            else
+                next.pack(task - products);
     }
     return 0;
 }
