@@ -81,6 +81,19 @@ def product(a_NI: Tensor, b_IO: Tensor, start_O: Tensor | None, out_NO: Tensor, 
         raise MemoryError(f"no memory for a product of {tuple(a_NI.shape)} by {tuple(b_IO.shape)}")
 
 
+def next_token(logits_CV: Tensor, targets_C: Tensor, ignored: int) -> Tensor:
+    """-log p(target) of each row in nats, [C]; the logits, fp32, become its gradient. Both are 0 where the target is `ignored`.
+
+    Raises:
+        IndexError: another target is no column.
+    """
+    losses_C = logits_CV.new_empty(len(logits_CV))
+    pointers = logits_CV.data_ptr(), targets_C.data_ptr(), losses_C.data_ptr()
+    if _library().next_token_float32(*pointers, *logits_CV.shape, ignored, torch.get_num_threads()):
+        raise IndexError(f"a target is not among the {logits_CV.shape[1]} tokens: they go from {targets_C.min()} to {targets_C.max()}")
+    return losses_C
+
+
 def causal(heads_BTHQ: Sequence[Tensor], log_sums_BHT: Tensor, gradients_BTHQ: Sequence[Tensor] = ()) -> None:
     """Causal attention of whole sequences: fp32, a head's numbers side by side, a multiple of 4.
 

@@ -32,6 +32,7 @@ LINEAR = [POINTER] * 4 + [INTEGER] * 3 + [THREADS]
 QUANTIZED = [POINTER] * 5 + [INTEGER] * 3 + [THREADS]
 PRODUCT = [POINTER, THREADS]
 ATTEND = [POINTER] * 7 + [INTEGER] * 8 + [THREADS]
+ANSWERING = {"product_float32", "causal_float32", "next_token_float32"}  # 0, or 1 for what went wrong
 SIGNATURES = {
     "linear_float32": LINEAR,
     "linear_bfloat16": LINEAR,
@@ -42,6 +43,7 @@ SIGNATURES = {
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
     "draw_float32": [POINTER] * 5 + [INTEGER] * 2 + [THREADS],
+    "next_token_float32": [POINTER] * 3 + [INTEGER] * 3 + [THREADS],
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],
     "layer_norm": [POINTER] * 4 + [INTEGER] * 2 + [FLOAT],
     "activate": [POINTER] * 2 + [INTEGER, THREADS, THREADS],
@@ -129,5 +131,5 @@ def _is_sound(path: Path) -> bool:
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int if arguments is PRODUCT else None
+        function.argtypes, function.restype = arguments, ctypes.c_int if name in ANSWERING else None
     return library

@@ -7,18 +7,19 @@ Hidden states and the output matrix flow in rather than logits, so that the logi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from framework.kernels import calls
 from framework.kernels.products import product
 
 IGNORE = -100  # the target of a position that is not trained, as in torch.nn.functional.cross_entropy
 
-MIN_CHUNK_TOKENS = 256  # with fewer, reading the output matrix and its gradient once a chunk costs more than the products
+MIN_CHUNK_TOKENS = 512  # with fewer, reading the output matrix and its gradient once a chunk costs more than 1/20 of the products
 CHUNK_LOGITS = {"cpu": 2**21}  # 8 MiB in fp32, which stays in the last-level cache
 CHUNK_LOGITS_ELSEWHERE = 2**27  # 512 MiB in fp32: few, large products
 
@@ -54,9 +55,10 @@ def token_statistics(
     targets_N = targets_BT.flatten()
     nats_N = torch.empty(targets_N.shape, dtype=wide_type(hidden_ND.dtype), device=hidden_ND.device)
     correct_N = torch.empty(targets_N.shape, dtype=torch.bool, device=hidden_ND.device)
-    for chunk, _, log_probs_CV, _, _ in _chunks(hidden_ND, weight_VD, softcap, chunk_length(chunk_tokens, head_weight_VD)):
-        nats_N[chunk] = F.nll_loss(log_probs_CV, targets_N[chunk], ignore_index=IGNORE, reduction="none")
-        correct_N[chunk] = log_probs_CV.argmax(-1) == targets_N[chunk]
+    for chunk in _chunks(hidden_ND, weight_VD, softcap, chunk_length(chunk_tokens, head_weight_VD)):
+        log_probs_CV, targets_C = chunk.log_probs(), targets_N[chunk.tokens]
+        nats_N[chunk.tokens] = F.nll_loss(log_probs_CV, targets_C, ignore_index=IGNORE, reduction="none")
+        correct_N[chunk.tokens] = log_probs_CV.argmax(-1) == targets_C
     return nats_N.view(targets_BT.shape), correct_N.view(targets_BT.shape)
 
 
@@ -99,50 +101,74 @@ def _loss_and_gradients(
     loss = torch.zeros((), dtype=wide, device=rows_ND.device)
     d_hidden_ND = torch.empty_like(rows_ND) if wants_hidden else None
     d_weight_VD = torch.empty_like(weight_VD, dtype=wide) if wants_weight else None
-    for chunk, rows_CD, log_probs_CV, logits_CV, slope_CV in _chunks(rows_ND, weight_VD, softcap, chunk_tokens):
-        targets_C = targets_N[chunk]
-        loss += F.nll_loss(log_probs_CV, targets_C, ignore_index=IGNORE, reduction="sum")
-        if not (wants_hidden or wants_weight):
-            continue
-        d_logits_CV = log_probs_CV.exp_()
-        d_logits_CV.scatter_add_(1, targets_C.clamp(min=0)[:, None], d_logits_CV.new_full((len(targets_C), 1), -1.0))
-        if slope_CV is not None:
-            d_logits_CV = d_logits_CV.mul_(slope_CV)
-        if wide != logits_CV.dtype:
-            d_logits_CV = logits_CV.copy_(d_logits_CV)
+    for chunk in _chunks(rows_ND, weight_VD, softcap, chunk_tokens):
+        nats, d_logits_CV = _differentiate(chunk, targets_N[chunk.tokens], wants_hidden or wants_weight)
+        loss += nats
         if d_hidden_ND is not None:
-            product(d_logits_CV, weight_VD, out=d_hidden_ND[chunk])
-        if d_weight_VD is not None and wide == rows_CD.dtype:
-            product(d_logits_CV.T, rows_CD, out=d_weight_VD, adds=chunk.start > 0)
+            product(d_logits_CV, weight_VD, out=d_hidden_ND[chunk.tokens])
+        if d_weight_VD is not None and wide == rows_ND.dtype:
+            product(d_logits_CV.T, chunk.rows_CD, out=d_weight_VD, adds=chunk.tokens.start > 0)
         elif d_weight_VD is not None:
-            product_VD = d_logits_CV.T @ rows_CD
-            d_weight_VD = d_weight_VD.add_(product_VD) if chunk.start else d_weight_VD.copy_(product_VD)
+            product_VD = d_logits_CV.T @ chunk.rows_CD
+            d_weight_VD = d_weight_VD.add_(product_VD) if chunk.tokens.start else d_weight_VD.copy_(product_VD)
     if d_hidden_ND is not None and rows_ND is not hidden_ND:  # masked or cast
         d_hidden_ND = d_hidden_ND.masked_fill_(ignored_N1, 0.0).to(hidden_ND.dtype)
     return loss, d_hidden_ND, None if d_weight_VD is None else d_weight_VD.to(head_weight_VD.dtype)
 
 
-def _chunks(
-    rows_ND: Tensor, weight_VD: Tensor, softcap: float | None, chunk_tokens: int
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor | None]]:
-    """(chunk, its rows, log-probabilities, products, slope of the cap at them), the third and fourth in memory that the next chunk uses
-    again and the caller may overwrite; no slope where nothing is capped.
+class _Chunk(NamedTuple):
+    """Logits of some tokens, in memory that the next chunk uses again.
 
-    The log-probabilities replace the logits where both have one type: the kernels read a row before they write it.
+    Attributes:
+        tokens: which.
+        rows_CD: their hidden states.
+        products_CV: the logits before the cap; the caller may overwrite them.
+        logits_CV: the logits: the very same tensor where nothing is capped.
+        slope_CV: of the cap at the products; None where nothing is capped.
+        wide_CV: memory for log-probabilities; that of the products where both have one type.
     """
+
+    tokens: slice
+    rows_CD: Tensor
+    products_CV: Tensor
+    logits_CV: Tensor
+    slope_CV: Tensor | None
+    wide_CV: Tensor
+
+    def log_probs(self) -> Tensor:
+        """Log-probabilities, [C, V], in `wide_CV`: the kernels read a row before they write it."""
+        return torch.log_softmax(self.logits_CV, -1, dtype=self.wide_CV.dtype, out=self.wide_CV)
+
+
+def _differentiate(chunk: _Chunk, targets_C: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """The sum of a chunk's losses and, if wanted, its gradient by `products_CV`, in their type."""
+    if with_gradient and chunk.slope_CV is None and chunk.products_CV.dtype == torch.float32 and calls.take(chunk.products_CV):
+        return calls.next_token(chunk.products_CV, targets_C.contiguous(), IGNORE).sum(), chunk.products_CV
+    log_probs_CV = chunk.log_probs()
+    nats = F.nll_loss(log_probs_CV, targets_C, ignore_index=IGNORE, reduction="sum")
+    if not with_gradient:
+        return nats, log_probs_CV
+    d_logits_CV = log_probs_CV.exp_()
+    d_logits_CV.scatter_add_(1, targets_C.clamp(min=0)[:, None], d_logits_CV.new_full((len(targets_C), 1), -1.0))
+    if chunk.slope_CV is not None:
+        d_logits_CV = d_logits_CV.mul_(chunk.slope_CV)
+    return nats, d_logits_CV if d_logits_CV.dtype == chunk.products_CV.dtype else chunk.products_CV.copy_(d_logits_CV)
+
+
+def _chunks(rows_ND: Tensor, weight_VD: Tensor, softcap: float | None, chunk_tokens: int) -> Iterator[_Chunk]:
     num_tokens, vocab_size = rows_ND.shape[0], weight_VD.shape[0]
     length, wide = min(chunk_tokens, num_tokens), wide_type(rows_ND.dtype)
     if wide == rows_ND.dtype:
-        logits_CV = log_probs_CV = rows_ND.new_empty(length, vocab_size)
+        products_CV = wide_CV = rows_ND.new_empty(length, vocab_size)
     else:  # 16-bit products are fast when rows begin aligned, which so costs the vocabulary no padding
-        logits_CV = rows_ND.new_empty(length, -(-vocab_size // 64) * 64)[:, :vocab_size]
-        log_probs_CV = rows_ND.new_empty(length, vocab_size, dtype=wide)
+        products_CV = rows_ND.new_empty(length, -(-vocab_size // 64) * 64)[:, :vocab_size]
+        wide_CV = rows_ND.new_empty(length, vocab_size, dtype=wide)
     for start in range(0, max(num_tokens, 1), chunk_tokens):
-        chunk = slice(start, min(start + chunk_tokens, num_tokens))
-        rows_CD = rows_ND[chunk]
-        logits = product(rows_CD, weight_VD.T, out=logits_CV[: len(rows_CD)])
-        capped, slope = (logits, None) if softcap is None else capped_with_slope(logits, softcap)
-        yield chunk, rows_CD, torch.log_softmax(capped, -1, dtype=wide, out=log_probs_CV[: len(rows_CD)]), logits, slope
+        tokens = slice(start, min(start + chunk_tokens, num_tokens))
+        rows_CD = rows_ND[tokens]
+        products = product(rows_CD, weight_VD.T, out=products_CV[: len(rows_CD)])
+        logits, slope = (products, None) if softcap is None else capped_with_slope(products, softcap)
+        yield _Chunk(tokens, rows_CD, products, logits, slope, wide_CV[: len(rows_CD)])
 
 
 def capped_with_slope(logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:

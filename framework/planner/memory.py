@@ -25,7 +25,7 @@ HEADROOM = 0.9  # share of a device's memory that tensors may take
 BLOCK_TOKENS = 16  # of the cache: framework.networks.cache
 
 # framework.losses.next_token and log_probs: tokens whose logits exist at one time, and the most that wait for the backward pass
-MIN_CHUNK_TOKENS = 256
+MIN_CHUNK_TOKENS = 512
 CHUNK_LOGITS = 2**27
 CHUNK_LOGITS_CPU = 2**21
 KEPT_LOGITS = 2**26
