@@ -5,6 +5,7 @@ Shape legend: B batch, T tokens, H query heads, K key-value heads, Q head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,34 @@ class _Causal(torch.autograd.Function):
         d_query, d_key, d_value = d_all.split(sizes, dim=2)
         calls.causal([query, key, value, out], log_sums_BHT, [d_query, d_key, d_value, _side_by_side(d_out_BTHQ)])
         return d_query, d_key, d_value
+
+
+def split(heads_BTHQ: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """`torch.split` by heads. Its gradient is not copied where `attend` made those of the parts in one piece."""
+    if not heads_BTHQ.requires_grad or not outruns_torch(heads_BTHQ):
+        return torch.split(heads_BTHQ, list(sizes), dim=2)
+    parts: tuple[Tensor, ...] = _Split.apply(heads_BTHQ, sizes)  # type: ignore[no-untyped-call]
+    return parts
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads_BTHQ: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+        return torch.split(heads_BTHQ, list(sizes), dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, *d_parts: Tensor) -> tuple[Tensor, None]:
+        first, end = d_parts[0], d_parts[0].storage_offset()
+        for part in d_parts:
+            if (
+                part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+                or part.stride() != first.stride()
+                or part.storage_offset() != end
+            ):
+                return torch.cat(d_parts, dim=2), None
+            end += part.shape[2] * part.stride(2)
+        batch, tokens, _, width = first.shape
+        return first.as_strided((batch, tokens, sum(part.shape[2] for part in d_parts), width), first.stride()), None
 
 
 def _side_by_side(heads: Tensor) -> Tensor:

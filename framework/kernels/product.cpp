@@ -7,13 +7,14 @@
 
 namespace {
 
-constexpr int64_t DEPTH = 384;          // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
-constexpr int64_t PASSES = 2;           // packed at a time
-constexpr int64_t STRIP = 6 * COLUMNS;  // PASSES x DEPTH x STRIP numbers of B stay in a thread's own second-level cache,
-constexpr int64_t PIECE = 8 * ROWS;     // beside PIECE x STRIP sums
-constexpr int64_t PACKED = 1 << 20;     // numbers of A packed at a time
-constexpr int64_t FEWEST_ROWS = 128;    // that a strip of B is packed for, where there are as many: packing must not cost as much as multiplying
-constexpr int64_t TASKS = 8;            // of a step at least, where that leaves enough rows: so a thread that is held up does fewer
+constexpr int64_t DEPTH = 384;              // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
+constexpr int64_t PASSES = 2;               // packed at a time
+constexpr int64_t STRIP = 6 * COLUMNS;      // PASSES x DEPTH x STRIP numbers of B at most stay in a thread's own second-level cache,
+constexpr int64_t PIECE = 8 * ROWS;         // beside PIECE x STRIP sums
+constexpr int64_t NARROWEST = 3 * COLUMNS;  // strip into which few columns are cut, so that every thread has some,
+constexpr int64_t FEWEST_ROWS = 128;        // and rows that it is then multiplied by: packing must not cost as much as multiplying
+constexpr int64_t TASKS = 2;                // of a step for each thread, so that one that is held up does fewer
+constexpr int64_t PACKED = 1 << 20;         // numbers of A packed at a time
 
 int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -38,16 +39,18 @@ namespace {
 // A product in steps: each multiplies some rows and passes of A, which all threads packed during the step before, by all of B's columns.
 struct Steps : Product {
     int64_t pass, most, tallest;  // of a pass; of a step
-    int64_t in_rows, count;
+    int64_t in_rows, count, strip;
+    int threads;
     float *strip_of_b, *packed[2];  // a thread's; of A, of even and odd steps
 
-    explicit Steps(const Product& product) : Product(product) {
+    Steps(const Product& product, int threads) : Product(product), threads(threads) {
         pass = parts(depth, parts(depth, DEPTH)), most = std::min(PASSES * pass, depth);
         tallest = up(std::min(rows, PACKED / most / ROWS * ROWS), ROWS);
         in_rows = parts(rows, tallest), count = in_rows * parts(depth, most);
+        strip = std::clamp(up(parts(columns, TASKS * threads), COLUMNS), NARROWEST, STRIP);
     }
 
-    bool reserve(int threads) {
+    bool reserve() {
         static thread_local Scratch kept;
         strip_of_b = kept.of(threads * PASSES * DEPTH * STRIP + 2 * most * tallest);
         packed[0] = strip_of_b + threads * PASSES * DEPTH * STRIP, packed[1] = packed[0] + most * tallest;
@@ -58,8 +61,8 @@ struct Steps : Product {
     int64_t k(int64_t step) const { return step / in_rows * most; }
     int64_t height(int64_t step) const { return std::min(tallest, rows - row(step)); }
     int64_t deep(int64_t step) const { return std::min(most, depth - k(step)); }
-    int64_t strips() const { return parts(columns, STRIP); }
-    int64_t pieces(int64_t step) const { return std::clamp<int64_t>(height(step) / FEWEST_ROWS, 1, parts(TASKS, strips())); }
+    int64_t strips() const { return parts(columns, strip); }
+    int64_t pieces(int64_t step) const { return std::clamp<int64_t>(height(step) / FEWEST_ROWS, 1, parts(TASKS * threads, strips())); }
     int64_t tasks(int64_t step) const { return strips() * pieces(step); }
 
     Side<ROWS> side(int64_t step) const { return {a + row(step) * a_row + k(step) * a_column, a_row, a_column, height(step), deep(step), packed[step % 2]}; }
@@ -70,7 +73,7 @@ struct Steps : Product {
         const float* const left = packed[step % 2];
         const int64_t depth = deep(step), taken = up(parts(height(step), pieces(step)), ROWS);
         const int64_t first = task % pieces(step) * taken, last = std::min(first + taken, height(step));
-        const int64_t column = task / pieces(step) * STRIP, width = std::min(STRIP, columns - column);
+        const int64_t column = task / pieces(step) * strip, width = std::min(strip, columns - column);
         Side<COLUMNS>{b + k(step) * b_row + column * b_column, b_column, b_row, width, depth, right}.pack();
         for (int64_t piece = first; piece < last; piece += PIECE)
             for (int64_t from = 0; from < depth; from += pass)
@@ -89,8 +92,8 @@ extern "C" {
 
 // Returns 0, or 1 where memory is short.
 int product_float32(const Product* given, int threads) {
-    Steps steps(*given);
-    if (!steps.reserve(threads)) return 1;
+    Steps steps(*given, threads);
+    if (!steps.reserve()) return 1;
 #pragma omp parallel num_threads(threads)
     for (int64_t step = -1; step < steps.count; step++) {
         const int64_t products = step < 0 ? 0 : steps.tasks(step);

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework.kernels import calls
+from framework.kernels.causal import split
 from framework.networks.base import Places
 from framework.networks.cache import View
 from framework.networks.dot_product import attend
@@ -99,14 +100,14 @@ class Attention(nn.Module):
         heads, kv_heads = self.num_heads, self.num_kv_heads
         all_heads = self.qkv(hidden_BTD).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
         if self.query_norm is None and self.key_norm is None and turn is not None:
-            turned, value = torch.split(all_heads, [heads + kv_heads, kv_heads], dim=2)
+            turned, value = split(all_heads, [heads + kv_heads, kv_heads])
             if cache is not None and _can_rotate(turned):
                 calls.rotate_(turned[0], *turn)
             else:
                 turned = rotate(turned, turn)
-            query, key = torch.split(turned, [heads, kv_heads], dim=2)
+            query, key = split(turned, [heads, kv_heads])
         else:
-            query, key, value = torch.split(all_heads, [heads, kv_heads, kv_heads], dim=2)
+            query, key, value = split(all_heads, [heads, kv_heads, kv_heads])
             if self.query_norm is not None and self.key_norm is not None:
                 query, key = self.query_norm(query), self.key_norm(key)
             if turn is not None:

@@ -134,3 +134,35 @@ def test_the_network_s_attention_takes_it_where_it_suits(case: str, monkeypatch:
     if not dropout:
         expected = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_gradient_of_a_split_is_not_copied_where_it_is_in_one_piece(scale: float) -> None:
+    """With another scale the query's gradient is a tensor of its own."""
+    torch.manual_seed(0)
+    heads_BTHQ = torch.randn(2, 40, 8, 16, requires_grad=True)
+
+    def attended(parts: tuple[Tensor, ...]) -> Tensor:
+        query, key, value = parts
+        return causal.attend(query * scale if scale != 1 else query, key, value).square().sum()
+
+    (expected,) = torch.autograd.grad(attended(torch.split(heads_BTHQ, [4, 2, 2], dim=2)), heads_BTHQ)
+    loss = attended(causal.split(heads_BTHQ, [4, 2, 2]))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
+        (found,) = torch.autograd.grad(loss, heads_BTHQ)
+    assert torch.equal(found, expected)
+    assert any(event.name == "aten::cat" for event in watched.events()) == (scale != 1)
+
+
+@pytest.mark.kernels
+def test_parts_of_a_split_in_another_order_are_put_in_theirs() -> None:
+    """Gradients in one piece of memory, but not one after the other; and one that nobody asked for."""
+    heads_BTHQ = torch.randn(1, 40, 6, 8, requires_grad=True)
+    first, second, third = causal.split(heads_BTHQ, [2, 2, 2])
+    (found,) = torch.autograd.grad(causal.attend(third, first, second).sum(), heads_BTHQ)
+    query, key, value = torch.split(heads_BTHQ, [2, 2, 2], dim=2)
+    (expected,) = torch.autograd.grad(causal.attend(value, query, key).sum(), heads_BTHQ)
+    assert torch.equal(found, expected)
+    (found,) = torch.autograd.grad(causal.split(heads_BTHQ, [4, 2])[1].sum(), heads_BTHQ)
+    assert found[:, :, 4:].eq(1).all() and not found[:, :, :4].any()
