@@ -39,7 +39,7 @@ void pack(const float* from, int64_t line, int64_t step, int64_t count, int64_t 
 // One side of a product, or some of its lines, and where its panels go. It is laid out in tasks, each read in the order of memory.
 template <int WIDTH>
 struct Side {
-    static constexpr int64_t STEPS = 16, LINES = 96;  // of a task: some steps of all lines, or all steps of some lines
+    static constexpr int64_t STEPS = 4, LINES = 96;  // of a task: some steps of all lines, or all steps of some lines
     const float* from;
     int64_t line, step, count, depth;
     float* to;

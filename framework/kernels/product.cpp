@@ -8,13 +8,13 @@
 namespace {
 
 constexpr int64_t DEPTH = 384;              // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
-constexpr int64_t PASSES = 2;               // packed at a time
-constexpr int64_t STRIP = 6 * COLUMNS;      // PASSES x DEPTH x STRIP numbers of B at most stay in a thread's own second-level cache,
-constexpr int64_t PIECE = 8 * ROWS;         // beside PIECE x STRIP sums
+constexpr int64_t PIECE = 8 * ROWS;         // rows multiplied by all of a strip, pass by pass
+constexpr int64_t PACKED_B = 9 << 14;       // numbers of a strip, for all passes of a step: they stay in a thread's own second-level cache
+constexpr int64_t WIDEST = 6 * COLUMNS;     // strip
 constexpr int64_t NARROWEST = 3 * COLUMNS;  // strip into which few columns are cut, so that every thread has some,
 constexpr int64_t FEWEST_ROWS = 128;        // and rows that it is then multiplied by: packing must not cost as much as multiplying
 constexpr int64_t TASKS = 2;                // of a step for each thread, so that one that is held up does fewer
-constexpr int64_t PACKED = 1 << 20;         // numbers of A packed at a time
+constexpr int64_t PACKED_A = 1 << 21;       // numbers packed for a step
 
 int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -44,16 +44,16 @@ struct Steps : Product {
     float *strip_of_b, *packed[2];  // a thread's; of A, of even and odd steps
 
     Steps(const Product& product, int threads) : Product(product), threads(threads) {
-        pass = parts(depth, parts(depth, DEPTH)), most = std::min(PASSES * pass, depth);
-        tallest = up(std::min(rows, PACKED / most / ROWS * ROWS), ROWS);
+        strip = std::clamp(up(parts(columns, TASKS * threads), COLUMNS), NARROWEST, WIDEST);
+        pass = parts(depth, parts(depth, DEPTH)), most = std::min(PACKED_B / strip / pass * pass, depth);
+        tallest = up(std::min(rows, PACKED_A / most / ROWS * ROWS), ROWS);
         in_rows = parts(rows, tallest), count = in_rows * parts(depth, most);
-        strip = std::clamp(up(parts(columns, TASKS * threads), COLUMNS), NARROWEST, STRIP);
     }
 
     bool reserve() {
         static thread_local Scratch kept;
-        strip_of_b = kept.of(threads * PASSES * DEPTH * STRIP + 2 * most * tallest);
-        packed[0] = strip_of_b + threads * PASSES * DEPTH * STRIP, packed[1] = packed[0] + most * tallest;
+        strip_of_b = kept.of(threads * PACKED_B + 2 * most * tallest);
+        packed[0] = strip_of_b + threads * PACKED_B, packed[1] = packed[0] + most * tallest;
         return strip_of_b;
     }
 
@@ -69,7 +69,7 @@ struct Steps : Product {
 
     // One piece of the rows by one strip of the columns.
     void multiply(int64_t step, int64_t task) const {
-        float* const right = strip_of_b + omp_get_thread_num() * PASSES * DEPTH * STRIP;
+        float* const right = strip_of_b + omp_get_thread_num() * PACKED_B;
         const float* const left = packed[step % 2];
         const int64_t depth = deep(step), taken = up(parts(height(step), pieces(step)), ROWS);
         const int64_t first = task % pieces(step) * taken, last = std::min(first + taken, height(step));
