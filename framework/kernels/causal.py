@@ -20,11 +20,11 @@ FEWEST_TOKENS = 32
 
 def serves(query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor) -> bool:
     """Whether `attend` takes these, and is faster than torch."""
-    return (
-        key_BTKQ.shape[1] == query_BTHQ.shape[1] >= FEWEST_TOKENS
-        and query_BTHQ.shape[-1] % 4 == 0
-        and outruns_torch(query_BTHQ, key_BTKQ, value_BTKQ)
-    )
+    return key_BTKQ.shape[1] == query_BTHQ.shape[1] and _suits(query_BTHQ) and outruns_torch(query_BTHQ, key_BTKQ, value_BTKQ)
+
+
+def _suits(heads_BTHQ: Tensor) -> bool:
+    return heads_BTHQ.shape[1] >= FEWEST_TOKENS and heads_BTHQ.shape[-1] % 4 == 0
 
 
 def attend(query_BTHQ: Tensor, key_BTKQ: Tensor, value_BTKQ: Tensor) -> Tensor:
@@ -57,10 +57,10 @@ class _Causal(torch.autograd.Function):
 
 def split(heads_BTHQ: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """`torch.split` by heads. Its gradient is not copied where `attend` made those of the parts in one piece."""
-    if not heads_BTHQ.requires_grad or not outruns_torch(heads_BTHQ):
-        return torch.split(heads_BTHQ, list(sizes), dim=2)
-    parts: tuple[Tensor, ...] = _Split.apply(heads_BTHQ, sizes)  # type: ignore[no-untyped-call]
-    return parts
+    if not torch.compiler.is_compiling() and heads_BTHQ.requires_grad and _suits(heads_BTHQ) and outruns_torch(heads_BTHQ):
+        parts: tuple[Tensor, ...] = _Split.apply(heads_BTHQ, sizes)  # type: ignore[no-untyped-call]
+        return parts
+    return torch.split(heads_BTHQ, list(sizes), dim=2)
 
 
 class _Split(torch.autograd.Function):
