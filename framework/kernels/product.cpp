@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t DEPTH = 384;              // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
 constexpr int64_t PIECE = 8 * ROWS;         // rows multiplied by all of a strip, pass by pass
-constexpr int64_t PACKED_B = 9 << 14;       // numbers of a strip, for all passes of a step: they stay in a thread's own second-level cache
+constexpr int64_t PACKED_B = 5 << 14;       // numbers of a strip, for all passes of a step: they stay in a thread's own second-level cache
 constexpr int64_t WIDEST = 6 * COLUMNS;     // strip
 constexpr int64_t NARROWEST = 3 * COLUMNS;  // strip into which few columns are cut, so that every thread has some,
 constexpr int64_t FEWEST_ROWS = 128;        // and rows that it is then multiplied by: packing must not cost as much as multiplying
