@@ -6,6 +6,7 @@ function imports its own library, because each runs in a process of its own. Wha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -119,8 +120,16 @@ def gpt2(setting: dict[str, Any], tuned: bool) -> Any:
     )
 
 
-def transformers(rounds: Any, setting: dict[str, Any], compiled: bool = False, tuned: bool = False) -> None:
-    """transformers' GPT2LMHeadModel in a raw loop, with its own loss over full logits, SDPA attention and fused AdamW."""
+def transformers(rounds: Any, setting: dict[str, Any], compiled: bool = False, tuned: bool = False, keeps: bool = False) -> None:
+    """transformers' GPT2LMHeadModel in a raw loop, with its own loss over full logits, SDPA attention and fused AdamW.
+
+    `keeps` gives its process the allocator's settings that `framework fit` has outside of benchmarks.
+    """
+    if keeps:
+        from framework.training import heap
+
+        del os.environ["FRAMEWORK_KEEP_MEMORY"]
+        assert heap.keep_freed()
     network = gpt2(setting, tuned).train()
     optimizer = adamw(network.parameters())
     rounds.note(parameters=count(network))

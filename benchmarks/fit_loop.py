@@ -32,20 +32,28 @@ class Tell(Callback):
         _rounds()
 
 
-def fit(rounds: Any, setting: dict[str, Any], directory: str, compiled: bool = False, trainer: dict[str, Any] | None = None) -> None:
-    """Run `framework fit` on a made-up corpus of characters until the process is ended; `trainer` changes trainer settings."""
+def fit(
+    rounds: Any, setting: dict[str, Any], directory: str, compiled: bool = False, keeps: bool = False, trainer: dict[str, Any] | None = None
+) -> None:
+    """Run `framework fit` on a made-up corpus of characters until the process is ended.
+
+    `keeps` lets it keep freed memory, as it does by itself outside of benchmarks; `trainer` changes trainer settings.
+    """
     from framework.__main__ import main
+
+    if keeps:
+        del os.environ["FRAMEWORK_KEEP_MEMORY"]
 
     global _rounds
     _rounds = rounds
-    folder = Path(directory)
+    folder, name = Path(directory), f"fit-{compiled}-{keeps}"
     os.environ["FRAMEWORK_CACHE"] = str(folder / "cache")
     corpus = folder / "corpus.txt"
     draw = random.Random(0)
     corpus.write_text("".join(draw.choices(CHARACTERS, k=2_000_000)), encoding="utf-8")
-    config = folder / f"fit-{compiled}.yaml"
+    config = folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(configuration(setting, corpus, compiled, trainer or {})), encoding="utf-8")
-    raise SystemExit(main(["fit", "--config", str(config), "--runs_dir", str(folder / "runs"), "--name", f"fit-{compiled}"]))
+    raise SystemExit(main(["fit", "--config", str(config), "--runs_dir", str(folder / "runs"), "--name", name]))
 
 
 def configuration(setting: dict[str, Any], corpus: Path, compiled: bool, trainer: dict[str, Any]) -> dict[str, Any]:

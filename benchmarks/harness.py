@@ -16,7 +16,8 @@ from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
-ALLOCATOR = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")  # taken out of every contender's environment: all use the default allocator
+ALLOCATOR = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES")  # taken out of every contender's environment: all use the default allocator,
+DEFAULT = {"FRAMEWORK_KEEP_MEMORY": "0"}  # and its default settings, unless a row says otherwise
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,12 @@ class Worker:
         self.name = contender.name
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open for as long as the process is)
         environment = {key: value for key, value in os.environ.items() if not key.startswith(ALLOCATOR)}
-        environment |= {"OMP_NUM_THREADS": str(threads or os.cpu_count()), "PYTHONPATH": str(HERE), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        environment |= {
+            "OMP_NUM_THREADS": str(threads or os.cpu_count()),
+            "PYTHONPATH": str(HERE),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            **DEFAULT,
+        }
         spec = {
             "contender": contender.function,
             "arguments": contender.arguments,

@@ -18,6 +18,7 @@ from framework.kernels import calls
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("FRAMEWORK_KEEP_MEMORY", "0")  # a run in the tests' own process must not change its allocator
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
 

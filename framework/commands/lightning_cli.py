@@ -32,6 +32,7 @@ from framework.commands.run_directory import RunDirectory
 from framework.errors import ConfigError, UserError
 from framework.formats.adaptation import Adaptation
 from framework.recipes.recipe import Recipe
+from framework.training import heap
 from framework.training.checkpoint_io import DurableCheckpointIO, read_manifest
 from framework.training.checkpoints import Checkpoints
 from framework.training.progress_bar import StepBar
@@ -171,7 +172,7 @@ class CommandLine(LightningCLI):
         kwargs["logger"] = [*log, *chosen]
         kwargs["default_root_dir"] = str(self.run_directory.root)
         callbacks = config.get("callbacks") or []
-        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), LambdaCallback(on_train_start=_introduce)]
+        config["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), LambdaCallback(on_train_start=_begin)]
         if config.get("enable_progress_bar") is not False:
             config["callbacks"].append(StepBar())
         try:
@@ -271,8 +272,10 @@ def _out_of_time(trainer: Trainer) -> bool:
     return any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers)
 
 
-def _introduce(trainer: Trainer, recipe: LightningModule) -> None:
-    """Say what is about to be trained."""
+def _begin(trainer: Trainer, recipe: LightningModule) -> None:
+    """Say what is about to be trained, and let its steps hand memory on to each other."""
+    if trainer.strategy.root_device.type == "cpu":
+        heap.keep_freed()
     if trainer.is_global_zero and isinstance(recipe, Recipe):
         print(recipe.describe(), file=sys.stderr)
 

@@ -75,12 +75,8 @@ struct Attention {
         const int64_t stride = width + 2;
         for (int r = 0; r < rows; r++) {
             std::fill(scores[r] + length, scores[r] + CHUNK, -INFINITY);
-            Lanes most = load(scores[r]), total = {};
-            for (int t = LANES; t < CHUNK; t += LANES) {
-                const Lanes lanes = load(scores[r] + t);
-                most = lanes > most ? lanes : most;
-            }
-            const float highest = largest(most);
+            const float highest = largest(scores[r], CHUNK);
+            Lanes total = {};
             for (int t = 0; t < CHUNK; t += LANES) {
                 const Lanes weights = exponential(load(scores[r] + t) - highest);
                 store(scores[r] + t, weights);

@@ -33,18 +33,7 @@ int64_t first_over(const double* cumulated, int64_t count, double target) {
 }
 
 void draw(const float* logits, int64_t columns, float divisor, double uniform, int64_t& token, bool& valid) {
-    float highest = -INFINITY;
-    int64_t i = 0;
-    if (columns >= LANES) {
-        Lanes most = load(logits);
-        for (i = LANES; i + LANES <= columns; i += LANES) {
-            const Lanes each = load(logits + i);
-            most = each > most ? each : most;
-        }
-        highest = largest(most);
-    }
-    for (; i < columns; i++) highest = std::max(highest, logits[i]);
-    highest /= divisor;  // rounding keeps the order, so this is the largest quotient
+    const float highest = largest(logits, columns) / divisor;  // rounding keeps the order, so this is the largest quotient
     const int64_t chunks = (columns + CHUNK - 1) / CHUNK;
     static thread_local std::vector<double> kept;
     kept.resize(std::max<int64_t>(chunks, CHUNK));

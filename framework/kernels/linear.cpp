@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t SMALL = 1 << 16;  // multiplications that one thread does sooner than two agree on them
 constexpr int STREAM_ROWS = 2;      // up to as many rows wait for nothing but the memory
-constexpr int64_t AHEAD = 2048;     // bytes
+constexpr int64_t AHEAD = 2048;     // bytes from what they read to what is fetched from memory
 
 // `tile` for one or two rows: one weight row after the other, so that memory is read in its order, which the processor foresees.
 // The same operations in the same order.

@@ -8,23 +8,10 @@ namespace {
 
 constexpr int64_t CHUNK = 1024;  // numbers whose weights are summed in single precision
 
-// The numbers from `row` on that are left of `count`, then `filler`.
-inline Lanes load_or(const float* row, int64_t count, float filler) {
-    if (count >= LANES) return load(row);
-    float numbers[LANES];
-    std::fill(std::copy(row, row + count, numbers), numbers + LANES, filler);
-    return load(numbers);
-}
-
 inline void store_some(float* row, int64_t count, Lanes lanes) { std::memcpy(row, &lanes, std::min<int64_t>(count, LANES) * sizeof(float)); }
 
 float differentiate(float* row, int64_t columns, int64_t target) {
-    Lanes most = load_or(row, columns, -INFINITY);
-    for (int64_t i = LANES; i < columns; i += LANES) {
-        const Lanes lanes = load_or(row + i, columns - i, -INFINITY);
-        most = lanes > most ? lanes : most;
-    }
-    const float highest = largest(most), wanted = row[target];
+    const float highest = largest(row, columns), wanted = row[target];
     double total = 0.0;
     for (int64_t chunk = 0; chunk < columns; chunk += CHUNK) {
         Lanes some = {};

@@ -7,14 +7,16 @@
 
 namespace {
 
-constexpr int64_t DEPTH = 384;              // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
+constexpr int64_t DEPTH = 512;              // at most, of a pass: a panel of ROWS x DEPTH numbers stays in the first-level cache
 constexpr int64_t PIECE = 8 * ROWS;         // rows multiplied by all of a strip, pass by pass
-constexpr int64_t PACKED_B = 5 << 14;       // numbers of a strip, for all passes of a step: they stay in a thread's own second-level cache
+constexpr int64_t PACKED_B = 6 << 14;       // numbers of a strip, for all passes of a step: two fifths of a thread's own second-level cache
 constexpr int64_t WIDEST = 6 * COLUMNS;     // strip
 constexpr int64_t NARROWEST = 3 * COLUMNS;  // strip into which few columns are cut, so that every thread has some,
 constexpr int64_t FEWEST_ROWS = 128;        // and rows that it is then multiplied by: packing must not cost as much as multiplying
 constexpr int64_t TASKS = 2;                // of a step for each thread, so that one that is held up does fewer
 constexpr int64_t PACKED_A = 1 << 21;       // numbers packed for a step
+constexpr int64_t STRETCH = 1 << 18;        // numbers of the result whose memory is asked for at once
+static_assert(WIDEST * DEPTH <= PACKED_B, "one pass of a strip must fit");
 
 int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -36,12 +38,12 @@ struct Product {
 
 namespace {
 
-// A product in steps: each multiplies some rows and passes of A, which all threads packed during the step before, by all of B's columns.
+// A product in steps: each multiplies some rows and passes of A by all of B's columns. All threads packed these rows during the step before.
 struct Steps : Product {
     int64_t pass, most, tallest;  // of a pass; of a step
     int64_t in_rows, count, strip;
     int threads;
-    float *strip_of_b, *packed[2];  // a thread's; of A, of even and odd steps
+    float *strips_of_b, *packed[2];  // one a thread; of A, of even and odd steps
 
     Steps(const Product& product, int threads) : Product(product), threads(threads) {
         strip = std::clamp(up(parts(columns, TASKS * threads), COLUMNS), NARROWEST, WIDEST);
@@ -52,9 +54,9 @@ struct Steps : Product {
 
     bool reserve() {
         static thread_local Scratch kept;
-        strip_of_b = kept.of(threads * PACKED_B + 2 * most * tallest);
-        packed[0] = strip_of_b + threads * PACKED_B, packed[1] = packed[0] + most * tallest;
-        return strip_of_b;
+        strips_of_b = kept.of(threads * PACKED_B + 2 * most * tallest);
+        packed[0] = strips_of_b + threads * PACKED_B, packed[1] = packed[0] + most * tallest;
+        return strips_of_b;
     }
 
     int64_t row(int64_t step) const { return step % in_rows * tallest; }
@@ -67,9 +69,16 @@ struct Steps : Product {
 
     Side<ROWS> side(int64_t step) const { return {a + row(step) * a_row + k(step) * a_column, a_row, a_column, height(step), deep(step), packed[step % 2]}; }
 
+    // Memory for what a step writes first: threads that write the same rows would fault on each page twice.
+    int64_t stretches(int64_t step) const { return k(step) || out_row != columns ? 0 : parts(height(step) * columns, STRETCH); }
+    void furnish(int64_t step, int64_t stretch) const {
+        const int64_t first = stretch * STRETCH, last = std::min(first + STRETCH, height(step) * columns);
+        ::furnish(out + row(step) * columns + first, last - first);
+    }
+
     // One piece of the rows by one strip of the columns.
     void multiply(int64_t step, int64_t task) const {
-        float* const right = strip_of_b + omp_get_thread_num() * PACKED_B;
+        float* const right = strips_of_b + omp_get_thread_num() * PACKED_B;
         const float* const left = packed[step % 2];
         const int64_t depth = deep(step), taken = up(parts(height(step), pieces(step)), ROWS);
         const int64_t first = task % pieces(step) * taken, last = std::min(first + taken, height(step));
@@ -98,13 +107,16 @@ int product_float32(const Product* given, int threads) {
     for (int64_t step = -1; step < steps.count; step++) {
         const int64_t products = step < 0 ? 0 : steps.tasks(step);
         const Side<ROWS> next = steps.side(std::min(step + 1, steps.count - 1));
-        const int64_t all = products + (step + 1 < steps.count ? next.tasks() : 0);
+        const int64_t packs = step + 1 < steps.count ? next.tasks() : 0;
+        const int64_t all = products + packs + (step + 1 < steps.count ? steps.stretches(step + 1) : 0);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < all; task++)
             if (task < products)
                 steps.multiply(step, task);
-            else
+            else if (task < products + packs)
                 next.pack(task - products);
+            else
+                steps.furnish(step + 1, task - products - packs);
     }
     return 0;
 }

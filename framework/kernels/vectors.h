@@ -70,6 +70,11 @@ inline Lanes hold(Lanes lanes) {
 // Fetches a line that is needed soon into the second-level cache. The first one waits for too few lines at a time to keep the memory busy.
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
+// The same for some numbers.
+inline void fetch(const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / sizeof(float)) fetch(from + i);
+}
+
 // Reads numbers from memory, so that they are in the cache.
 template <typename Number>
 inline void touch(const Number* from, int64_t count) {
@@ -145,6 +150,25 @@ inline float largest(Lanes lanes) {
     for (int p = 1; p < LANES / 4; p++) four = parts[p] > four ? parts[p] : four;
     const float first = four[0] > four[1] ? four[0] : four[1], second = four[2] > four[3] ? four[2] : four[3];
     return first > second ? first : second;
+}
+
+// The numbers from `from` on that are left of `count`, then `filler`.
+inline Lanes load_or(const float* from, int64_t count, float filler) {
+    if (count >= LANES) return load(from);
+    float numbers[LANES];
+    for (int64_t i = 0; i < LANES; i++) numbers[i] = i < count ? from[i] : filler;
+    return load(numbers);
+}
+
+// The largest of `count` numbers, of which there is at least one.
+inline float largest(const float* numbers, int64_t count) {
+    const float lowest = -__builtin_inff();
+    Lanes most = load_or(numbers, count, lowest);
+    for (int64_t i = LANES; i < count; i += LANES) {
+        const Lanes lanes = load_or(numbers + i, count - i, lowest);
+        most = lanes > most ? lanes : most;
+    }
+    return largest(most);
 }
 
 // e^x to 2 ulp for x <= 88, 0 below -87 (Cephes: 2^n times a polynomial of the rest)

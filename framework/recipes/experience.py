@@ -63,6 +63,11 @@ class Experience(NamedTuple):
         rows_N, places_N = self.places()
         return self.ids_ST[rows_N, places_N + 1]
 
+    @property
+    def inputs_ST(self) -> Tensor:
+        """What a network reads to predict them: the last token predicts nothing."""
+        return self.ids_ST[:, :-1]
+
     def places(self) -> tuple[Tensor, Tensor]:
         """Row and place of the token before each trained one: where a network's hidden state predicts it; [N] each."""
         rows_N, within_N = self.mask_SR.nonzero(as_tuple=True)

@@ -283,7 +283,7 @@ class PolicyRecipe(Recipe):
             hidden_ND: the network's hidden states at `experience.places()`, where they are known.
         """
         if hidden_ND is None:
-            hidden_ND = network.hidden_at(experience.places(), experience.ids_ST)
+            hidden_ND = network.hidden_at(experience.places(), experience.inputs_ST)
         weight_VD, softcap = network.head_weight_VD, network.logit_softcap
         return log_probs(hidden_ND, weight_VD, experience.targets_N, self.temperature, softcap=softcap)
 

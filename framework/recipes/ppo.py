@@ -218,7 +218,7 @@ class PPO(PolicyRecipe):
         figures = {"rollout/rlhf_reward": torch.where(mask_SR.any(1), rewards_SR.sum(1), torch.nan)}
         if self.whiten_rewards:
             rewards_SR = whiten(rewards_SR, mask_SR, shift_mean=False, moments=self.over_processes(moments_of(rewards_SR, mask_SR)))
-        values_SR = self.in_parts(experience, lambda part: part.spread(self.network.values(part.places(), part.ids_ST)))
+        values_SR = self.in_parts(experience, lambda part: part.spread(self.network.values(part.places(), part.inputs_ST)))
         advantages_SR, returns_SR = generalised_advantages(rewards_SR, values_SR, mask_SR, self.gamma, self.lam)
         if self.whiten_advantages:
             advantages_SR = whiten(advantages_SR, mask_SR, moments=self.over_processes(moments_of(advantages_SR, mask_SR)))
@@ -242,9 +242,9 @@ class PPO(PolicyRecipe):
     def objective(self, batch: Experience) -> Objective:
         """Summed policy, value and entropy losses of the trained tokens, and their number."""
         places = batch.places()
-        hidden_ND = self.policy.hidden_at(places, batch.ids_ST)
+        hidden_ND = self.policy.hidden_at(places, batch.inputs_ST)
         log_probs_N, entropies_N = self.token_log_probs(self.policy, batch, hidden_ND)
-        values_N = self.network.values(places, batch.ids_ST, hidden_ND)
+        values_N = self.network.values(places, batch.inputs_ST, hidden_ND)
         old_N, advantages_N, old_values_N, returns_N = (
             field[batch.mask_SR] for field in (batch.log_probs_SR, batch.advantages_SR, batch.values_SR, batch.returns_SR)
         )

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from framework.errors import UserError
+from framework.training import heap
 
 Refused = Callable[..., str]
 FIT = ("fit", "--config", "base.yaml")
@@ -155,6 +156,13 @@ def test_callbacks_by_bare_name(here: Path, framework: Any) -> None:
 def test_a_dry_run_leaves_nothing(here: Path, framework: Any) -> None:
     assert framework(*FIT, "--trainer.fast_dev_run", "true").code == 0
     assert not list((here / "runs").iterdir())
+
+
+def test_steps_hand_memory_on_to_each_other(here: Path, framework: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(heap, "keep_freed", lambda: asked.append(True))
+    assert framework(*FIT, "--trainer.fast_dev_run", "true").code == 0
+    assert asked == [True]
 
 
 def test_out_of_time_is_not_the_target(here: Path, refused: Refused, framework: Any) -> None:
