@@ -36,12 +36,16 @@ class Running(NamedTuple):
         """Its first model's."""
         return next(iter(self.app.state.models.values())).worker
 
-    def wait_until_idle(self, seconds: float = 10.0) -> None:
-        """Return when no reply runs or waits; fails if some still do after so long."""
+    def until(self, condition: Callable[[], Any], seconds: float = 10.0) -> None:
+        """Return when it holds: what a server does beside and after an answer has happened some time later; fails if it does not by then."""
         end = time.monotonic() + seconds
-        while (told := self.worker.statistics).running or told.waiting or self.worker.num_replies:
-            assert time.monotonic() < end, told
-            time.sleep(0.01)
+        while not condition():
+            assert time.monotonic() < end, self.worker.statistics
+            time.sleep(0.002)
+
+    def wait_until_idle(self, seconds: float = 10.0) -> None:
+        """Return when no reply runs or waits."""
+        self.until(lambda: not ((told := self.worker.statistics).running or told.waiting or self.worker.num_replies), seconds)
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,6 @@ def post(body: dict[str, Any], path: str = "/v1/completions") -> bytes:
     return head.encode() + content
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
 def test_whoever_leaves_frees_the_engine(server: Any, slow: Any, stream: bool, n: int) -> None:
@@ -42,9 +35,9 @@ def test_whoever_leaves_frees_the_engine(server: Any, slow: Any, stream: bool, n
     used = server.worker.statistics.cache_tokens_used
     with connected(server.url) as client:
         client.sendall(post({**LONG, "stream": stream, "n": n}))
-        until(lambda: server.worker.statistics.running == n)
+        server.until(lambda: server.worker.statistics.running == n)
     left = time.monotonic()
-    until(lambda: not server.worker.statistics.running and not server.worker.num_replies)
+    server.until(lambda: not server.worker.statistics.running and not server.worker.num_replies)
     assert time.monotonic() - left < 1
     assert server.worker.statistics.cache_tokens_used == used
     assert server.worker.generator.engine.num_active == 0
@@ -55,11 +48,11 @@ def test_whoever_leaves_while_waiting_is_forgotten(server: Any, slow: Any) -> No
     engine = server.worker.generator.engine
     with connected(server.url) as first:
         first.sendall(post({**LONG, "n": 32}))
-        until(lambda: server.worker.statistics.running == 32)
+        server.until(lambda: server.worker.statistics.running == 32)
         with connected(server.url) as second:
             second.sendall(post(LONG))
-            until(lambda: server.worker.statistics.waiting == 1)
-        until(lambda: server.worker.statistics.waiting == 0)
+            server.until(lambda: server.worker.statistics.waiting == 1)
+        server.until(lambda: server.worker.statistics.waiting == 0)
         assert engine.num_active == 1
 
 
@@ -99,10 +92,10 @@ def test_a_reader_that_never_reads_holds_up_nobody(serving: Callable[..., Any], 
         with connected(running.url) as idle:
             idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             idle.sendall(post({**LONG, "stream": True, "n": 8, "logprobs": 20}))
-            until(lambda: running.worker.num_replies == 8)
+            running.until(lambda: running.worker.num_replies == 8)
             assert httpx.post(f"{running.url}/v1/completions", json={"prompt": "y", "max_tokens": 5}, timeout=20).status_code == 200
-            until(lambda: running.worker.generator.engine.num_active == 0)
-            until(lambda: any(ticket._failure for ticket in running.worker._tickets))
+            running.until(lambda: running.worker.generator.engine.num_active == 0)
+            running.until(lambda: any(ticket._failure for ticket in running.worker._tickets))
         running.wait_until_idle()
 
 
@@ -110,9 +103,9 @@ def test_a_reader_that_never_reads_is_disconnected(serving: Callable[..., Any], 
     with serving(write_seconds=0.3) as running, connected(running.url) as idle:
         idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         idle.sendall(post({**LONG, "stream": True, "n": 8, "logprobs": 20}))
-        until(lambda: running.worker.num_replies == 8)
-        until(lambda: not running.worker.num_replies)
-        until(lambda: not running.server.server_state.connections)
+        running.until(lambda: running.worker.num_replies == 8)
+        running.until(lambda: not running.worker.num_replies)
+        running.until(lambda: not running.server.server_state.connections)
 
 
 def test_a_full_queue_says_when_to_try_again(serving: Callable[..., Any]) -> None:
@@ -123,7 +116,7 @@ def test_a_full_queue_says_when_to_try_again(serving: Callable[..., Any]) -> Non
         engine.step = lambda: (time.sleep(0.01), step())[1]
         url = f"{running.url}/v1/completions"
         taken = [pool.submit(httpx.post, url, json={**LONG, "max_tokens": 60, "min_tokens": 0, "n": 2}, timeout=20) for _ in range(2)]
-        until(lambda: running.worker.num_replies == 4)
+        running.until(lambda: running.worker.num_replies == 4)
         for stream in (False, True):
             refused = httpx.post(url, json={**LONG, "stream": stream})
             assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
