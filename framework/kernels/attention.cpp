@@ -41,7 +41,7 @@ struct Attention {
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; v++) total[r][v] += weights[r][t] * value[v];
+                for (int v = 0; v < VECTORS; v++) total[r][v] = multiply_add(everywhere(weights[r][t]), value[v], total[r][v]);
         }
         for (int r = 0; r < ROWS; r++)
             std::memcpy(out + r * stride + at, total[r], some ? some * sizeof(float) : sizeof total[r]);

@@ -25,7 +25,7 @@ __attribute__((noinline)) void tile(const float* x, int64_t x_stride, const Weig
         for (int r = 0; r < ROWS; r++) {
             const Lanes row = hold(load(x + r * x_stride + i));
 #pragma GCC unroll 4
-            for (int c = 0; c < TILE_COLUMNS; c++) total[r][c] += row * column[c];
+            for (int c = 0; c < TILE_COLUMNS; c++) total[r][c] = multiply_add(row, column[c], total[r][c]);
         }
     }
     if (i < length) {
@@ -33,7 +33,7 @@ __attribute__((noinline)) void tile(const float* x, int64_t x_stride, const Weig
         for (int r = 0; r < ROWS; r++) {
             const Lanes row = load_some(x + r * x_stride + i, length - i);
 #pragma GCC unroll 4
-            for (int c = 0; c < TILE_COLUMNS; c++) total[r][c] += row * load_some(w[c] + i, length - i);
+            for (int c = 0; c < TILE_COLUMNS; c++) total[r][c] = multiply_add(row, load_some(w[c] + i, length - i), total[r][c]);
         }
     }
 #pragma GCC unroll 6

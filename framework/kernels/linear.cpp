@@ -22,10 +22,10 @@ __attribute__((noinline)) void stream(const float* x, int64_t length, const Weig
             fetch((const char*)(w + i) + AHEAD);
             const Lanes column = load(w + i);
 #pragma GCC unroll 2
-            for (int r = 0; r < ROWS; r++) products[r] += load(x + r * length + i) * column;
+            for (int r = 0; r < ROWS; r++) products[r] = multiply_add(load(x + r * length + i), column, products[r]);
         }
-        if (i < length)
-            for (int r = 0; r < ROWS; r++) products[r] += load_some(x + r * length + i, length - i) * load_some(w + i, length - i);
+        for (int r = 0; r < ROWS && i < length; r++)
+            products[r] = multiply_add(load_some(x + r * length + i, length - i), load_some(w + i, length - i), products[r]);
         for (int r = 0; r < ROWS; r++) total[c][r] = products[r];
     }
     for (int r = 0; r < ROWS; r++) out[r] = sums(total[0][r], total[1][r], total[2][r], total[3][r]);

@@ -77,8 +77,8 @@ __attribute__((noinline)) void tile(const float* a, const float* b, int64_t dept
 #pragma GCC unroll 12
         for (int r = 0; r < COUNT; r++) {
             const Lanes x = hold(everywhere(a[r]));
-            total[r][0] += x * left;
-            total[r][1] += x * right;
+            total[r][0] = multiply_add(x, left, total[r][0]);
+            total[r][1] = multiply_add(x, right, total[r][1]);
         }
     }
 #pragma GCC unroll 12

@@ -142,11 +142,11 @@ __attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t b
         }
         const Floats scale = scales_of(panel.scales);
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) total[r] += __builtin_convertvector(sums[r], Floats) * (scale * scales[r]);
+        for (int r = 0; r < COUNT; r++) total[r] = multiply_add(__builtin_convertvector(sums[r], Floats), scale * scales[r], total[r]);
         if constexpr (BITS == 4) {
             const Floats minimum = scales_of(panel.scales + PANEL);
 #pragma GCC unroll 8
-            for (int r = 0; r < COUNT; r++) total[r] += minimum * totals[r];
+            for (int r = 0; r < COUNT; r++) total[r] = multiply_add(minimum, Floats{} + totals[r], total[r]);
         }
         panel.scales += SCALES<BITS> * PANEL, scales += ROWS, starts += ROWS, totals += ROWS;
     }

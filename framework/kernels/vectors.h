@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -89,6 +91,29 @@ inline Lanes everywhere(float number) {
 #else
     return Lanes{} + number;
 #endif
+}
+
+// a * b + sum, rounded once where the processor can. GCC would decide that loop by loop, and a sum would not be the same in all of them.
+inline Lanes multiply_add(Lanes a, Lanes b, Lanes sum) {
+#if defined(__AVX512F__)
+    return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif defined(__FMA__)
+    return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__aarch64__)
+    return (Lanes)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + sum;
+#endif
+}
+
+// The same of a vector of several Lanes.
+template <typename Vector>
+inline Vector multiply_add(Vector a, Vector b, Vector sum) {
+    constexpr int PARTS = sizeof(Vector) / sizeof(Lanes);
+    Lanes as[PARTS], bs[PARTS], totals[PARTS];
+    std::memcpy(as, &a, sizeof a), std::memcpy(bs, &b, sizeof b), std::memcpy(totals, &sum, sizeof sum);
+    for (int p = 0; p < PARTS; p++) totals[p] = multiply_add(as[p], bs[p], totals[p]);
+    return read<Vector>(totals);
 }
 
 // the first `count` numbers, then zeros
