@@ -1,6 +1,6 @@
 // x W^T + b with weights of 8 or 4 bits: integer products within groups of inputs, fp32 sums over the groups.
 //
-// Outputs come in panels of 16, so that one vector holds a panel's sums; the layout of weights and scales is networks/quantized.py's:
+// Outputs come in panels of 16, so that one vector, or a few, hold a panel's sums; the layout of weights and scales is networks/quantized.py's:
 //   8 bits: a group of 64 inputs shares a scale, w = scale * (number - 128)
 //   4 bits: a group of 32 inputs shares a scale and a minimum, w = scale * number + minimum
 //   numbers [panel][step of 4 inputs][16 outputs][4 inputs] bytes; with 4 bits a byte holds one step in its lower half and the next
@@ -17,16 +17,15 @@
 namespace {
 
 constexpr int PANEL = 16;
+constexpr int PARTS = PANEL / LANES;  // a panel is computed by as many outputs as a vector holds
 constexpr int STEP = 4;  // inputs of one byte product
 constexpr int ROWS = 8;  // activation rows that share one reading of the weights
 constexpr int64_t MOST_ROWS = 256;  // rounded rows stay in the second-level cache
 constexpr int64_t AHEAD = 4096;     // bytes from what is computed to what is fetched from memory
 constexpr int64_t SMALL = 1 << 17;  // multiplications that one thread does sooner than two agree on them
 
-typedef float Floats __attribute__((vector_size(PANEL * 4)));
-typedef int32_t Integers __attribute__((vector_size(PANEL * 4)));
 typedef int8_t ByteLanes __attribute__((vector_size(LANES)));
-typedef uint8_t Bytes __attribute__((vector_size(PANEL * STEP)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES * STEP)));
 
 template <int BITS>
 constexpr int GROUP = BITS == 8 ? 64 : 32;
@@ -34,23 +33,29 @@ constexpr int OFFSET = 128;  // of numbers of 8 bits
 template <int BITS>
 constexpr int SCALES = BITS == 8 ? 1 : 2;
 
-// sums[o] + weights[o] . activations, over four bytes each
-inline Integers dot(Integers sums, Bytes weights, const int8_t* activations) {
-#if defined(__AVX512VNNI__)
-    int32_t four;
-    std::memcpy(&four, activations, sizeof four);
-    return (Integers)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(four));
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool TAKES_OFFSET = true;  // `dot` multiplies signed numbers
 #else
-    for (int o = 0; o < PANEL; o++)
+constexpr bool TAKES_OFFSET = false;
+#endif
+
+// sums[o] + weights[o] . activations, over four bytes each; less OFFSET times their sum with weights of 8 bits, if TAKES_OFFSET.
+template <int BITS>
+inline IntLanes dot(IntLanes sums, Bytes weights, const int8_t* activations) {
+#if defined(__AVX512VNNI__)
+    return (IntLanes)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(read<int32_t>(activations)));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    __m256i magnitudes = (__m256i)weights, numbers = _mm256_set1_epi32(read<int32_t>(activations));
+    if constexpr (BITS == 8) {  // two products of 255 x 127 do not fit into 16 bits, two of 128 x 127 do: signs go to the activations
+        const __m256i number = _mm256_xor_si256(magnitudes, _mm256_set1_epi8(char(OFFSET)));
+        magnitudes = _mm256_abs_epi8(number), numbers = _mm256_sign_epi8(numbers, number);
+    }
+    return sums + (IntLanes)_mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, numbers), _mm256_set1_epi16(1));
+#else
+    for (int o = 0; o < LANES; o++)
         for (int i = 0; i < STEP; i++) sums[o] += int32_t(weights[o * STEP + i]) * activations[i];
     return sums;
 #endif
-}
-
-inline Floats scales_of(const BFloat16* scales) {
-    Floats wide;
-    for (int o = 0; o < PANEL; o++) wide[o] = widen(scales[o]);
-    return wide;
 }
 
 // Some rows, rounded, in blocks of nearly equal numbers of rows; a block has the rows of one step beside each other.
@@ -111,51 +116,57 @@ struct Panel {
 
 // The panel's products with the COUNT rows of a block.
 template <int BITS, int COUNT>
-__attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t block, Floats out[COUNT]) {
-    constexpr int STEPS = GROUP<BITS> / STEP;
-    const int8_t* numbers = x.numbers.data() + block * x.groups * GROUP<BITS> * ROWS;
+__attribute__((noinline)) void tile(Panel panel, const Activations& x, int64_t block, float out[][PANEL]) {
+    constexpr int SIZE = GROUP<BITS>, STEPS = SIZE / STEP;
+    const int8_t* numbers = x.numbers.data() + block * x.groups * SIZE * ROWS;
     const float* scales = x.scales.data() + block * x.groups * ROWS;
     const int32_t* starts = x.starts.data() + block * x.groups * ROWS;
     const float* totals = x.totals.data() + block * x.groups * ROWS;
-    Floats total[COUNT] = {};
+    Lanes total[PARTS][COUNT] = {};
     for (int64_t g = 0; g < x.groups; g++) {
         for (int64_t line = 0; line < panel.ahead_lines; line++, panel.ahead += 64) fetch(panel.ahead);
-        Integers sums[COUNT];
+        for (int part = 0; part < PARTS; part++) {
+            const uint8_t* weights = panel.weights + part * sizeof(Bytes);
+            const int8_t* given = numbers;
+            IntLanes sums[COUNT];
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) sums[r] = Integers{} + (BITS == 8 ? starts[r] : 0);
+            for (int r = 0; r < COUNT; r++) sums[r] = IntLanes{} + (BITS == 8 && !TAKES_OFFSET ? starts[r] : 0);
 #pragma GCC unroll 2
-        for (int s = 0; s < STEPS; s += 8 / BITS) {
-            const Bytes packed = read<Bytes>(panel.weights);
-            panel.weights += sizeof packed;
-            if constexpr (BITS == 8) {
+            for (int s = 0; s < STEPS; s += 8 / BITS) {
+                const Bytes packed = read<Bytes>(weights);
+                weights += PANEL * STEP;
+                if constexpr (BITS == 8) {
 #pragma GCC unroll 8
-                for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], packed, numbers + r * STEP);
-            } else {
-                const Bytes low = packed & 15, high = (Bytes)((Integers)packed >> 4) & 15;
+                    for (int r = 0; r < COUNT; r++) sums[r] = dot<BITS>(sums[r], packed, given + r * STEP);
+                } else {
+                    const Bytes low = packed & 15, high = (Bytes)((IntLanes)packed >> 4) & 15;
 #pragma GCC unroll 8
-                for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], low, numbers + r * STEP);
-                numbers += ROWS * STEP;
+                    for (int r = 0; r < COUNT; r++) sums[r] = dot<BITS>(sums[r], low, given + r * STEP);
+                    given += ROWS * STEP;
 #pragma GCC unroll 8
-                for (int r = 0; r < COUNT; r++) sums[r] = dot(sums[r], high, numbers + r * STEP);
+                    for (int r = 0; r < COUNT; r++) sums[r] = dot<BITS>(sums[r], high, given + r * STEP);
+                }
+                given += ROWS * STEP;
             }
-            numbers += ROWS * STEP;
-        }
-        const Floats scale = scales_of(panel.scales);
+            const Lanes scale = load(panel.scales + part * LANES);
 #pragma GCC unroll 8
-        for (int r = 0; r < COUNT; r++) total[r] = multiply_add(__builtin_convertvector(sums[r], Floats), scale * scales[r], total[r]);
-        if constexpr (BITS == 4) {
-            const Floats minimum = scales_of(panel.scales + PANEL);
+            for (int r = 0; r < COUNT; r++) total[part][r] = multiply_add(__builtin_convertvector(sums[r], Lanes), scale * scales[r], total[part][r]);
+            if constexpr (BITS == 4) {
+                const Lanes minimum = load(panel.scales + PANEL + part * LANES);
 #pragma GCC unroll 8
-            for (int r = 0; r < COUNT; r++) total[r] = multiply_add(minimum, Floats{} + totals[r], total[r]);
+                for (int r = 0; r < COUNT; r++) total[part][r] = multiply_add(minimum, everywhere(totals[r]), total[part][r]);
+            }
         }
+        panel.weights += SIZE * PANEL * BITS / 8, numbers += SIZE * ROWS;
         panel.scales += SCALES<BITS> * PANEL, scales += ROWS, starts += ROWS, totals += ROWS;
     }
-    for (int r = 0; r < COUNT; r++) out[r] = total[r];
+    for (int r = 0; r < COUNT; r++)
+        for (int part = 0; part < PARTS; part++) store(out[r] + part * LANES, total[part][r]);
 }
 
 // `tile` for a number of rows known only now, from 1 to ROWS.
 template <int BITS, int COUNT = ROWS>
-void tile(int64_t count, Panel panel, const Activations& x, int64_t block, Floats* out) {
+void tile(int64_t count, Panel panel, const Activations& x, int64_t block, float out[][PANEL]) {
     if (count == COUNT) return tile<BITS, COUNT>(panel, x, block, out);
     if constexpr (COUNT > 1) tile<BITS, COUNT - 1>(count, panel, x, block, out);
 }
@@ -183,22 +194,22 @@ void multiply(const float* x, const Matrix& matrix, float* out, int64_t rows, in
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < panels; p++) {
             const int64_t first = p * PANEL, columns = std::min<int64_t>(PANEL, matrix.outputs - first);
-            Floats shift = {};
+            float shift[PANEL] = {};
             for (int64_t c = 0; matrix.bias && c < columns; c++) shift[c] = matrix.bias[first + c];
             const uint8_t* weights = matrix.weights + p * panel_bytes;
             const int64_t lines = panel_bytes / 64 / rounded.groups / rounded.blocks;  // that each block fetches, of as many as a panel has
             for (int64_t block = 0; block < rounded.blocks; block++) {
                 const Panel panel{weights, matrix.scales + p * panel_scales, weights + AHEAD + block * lines * rounded.groups * 64, lines};
                 const int64_t begin = rounded.first_row(block), end = rounded.first_row(block + 1);
-                Floats products[ROWS];
+                float products[ROWS][PANEL];
                 tile<BITS>(end - begin, panel, rounded, block, products);
                 for (int64_t row = begin; row < end; row++) {
-                    const Floats shifted = products[row - begin] + shift;
-                    float* to = out + row * matrix.outputs + first;
+                    float *shifted = products[row - begin], *to = out + row * matrix.outputs + first;
+                    for (int c = 0; c < PANEL; c++) shifted[c] += shift[c];
                     if (columns == PANEL)
-                        std::memcpy(to, &shifted, sizeof shifted);
+                        std::memcpy(to, shifted, PANEL * sizeof(float));
                     else
-                        std::memcpy(to, &shifted, columns * sizeof(float));
+                        std::memcpy(to, shifted, columns * sizeof(float));
                 }
             }
         }

@@ -106,16 +106,6 @@ inline Lanes multiply_add(Lanes a, Lanes b, Lanes sum) {
 #endif
 }
 
-// The same of a vector of several Lanes.
-template <typename Vector>
-inline Vector multiply_add(Vector a, Vector b, Vector sum) {
-    constexpr int PARTS = sizeof(Vector) / sizeof(Lanes);
-    Lanes as[PARTS], bs[PARTS], totals[PARTS];
-    std::memcpy(as, &a, sizeof a), std::memcpy(bs, &b, sizeof b), std::memcpy(totals, &sum, sizeof sum);
-    for (int p = 0; p < PARTS; p++) totals[p] = multiply_add(as[p], bs[p], totals[p]);
-    return read<Vector>(totals);
-}
-
 // the first `count` numbers, then zeros
 template <typename Number>
 inline Lanes load_some(const Number* from, int count) {
