@@ -55,7 +55,8 @@ class Engine:
             print(event.token_id)
 
     Either `add` requests and call `step` until all have finished, or `stream` them; both may be mixed. One thread owns an engine.
-    When the network's weights change, what was computed with the old ones is dropped, and replies go on with the new ones.
+    When the network's weights change, what was computed with the old ones is dropped, and replies go on with the new ones. What else of
+    it changes (a module, the adapter in use) counts from the next request on, a hook at once.
 
     Args:
         network: is used as it is, on the device where it is, in evaluation mode during a step, and never changed.
@@ -102,7 +103,6 @@ class Engine:
         self._streamed: dict[int, deque[Event]] = {}
         self._events: deque[Event] = deque()  # of requests that are not streamed, until `step` hands them out
         self._next_id = self._num_prompt = self._num_generated = self._num_proposed = self._num_accepted = 0
-        self._weights = self._runner.weights()
 
     @property
     def num_active(self) -> int:
@@ -199,8 +199,7 @@ class Engine:
 
     @torch.inference_mode()
     def _round(self) -> None:
-        if (weights := self._runner.weights()) != self._weights:
-            self._weights = weights
+        if self._runner.has_new_weights():
             self._batcher.preempt_all()
         if self.speculation is not None:
             self._propose()
@@ -367,6 +366,8 @@ class Engine:
         if not unfinished:
             del self._active[reply.request_id]
             self._beams.pop(reply.request_id, None)
+        if not self._active:
+            self._runner.forget()
 
     def _propose(self) -> None:
         assert self.speculation is not None

@@ -13,6 +13,7 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from framework.engine.batcher import Row
 from framework.engine.compiled import CompiledDecode
@@ -47,7 +48,10 @@ class Runner:
         self._tables_PM = torch.zeros(max_running, -(-network.context_length // self.block_tokens), dtype=torch.int32)
         self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
         self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
+        self._hooks: int | None = None  # how many there were at the last forward, after which nothing else was changed
+        self._state: tuple[int, ...] = ()
         self.look_again()
+        self.has_new_weights()
         pages.gather(self._weights)
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
@@ -65,15 +69,30 @@ class Runner:
         if self.cache is not None:
             self.cache.copy_block(source, target)
 
-    def weights(self) -> tuple[int, ...]:
-        """Changes whenever a weight does, through an optimizer, a loaded state or a replaced tensor (not through `.data`)."""
-        return *map(Tensor.data_ptr, self._weights), *map(version, self._versioned)
+    def has_new_weights(self) -> bool:
+        """Whether a weight has changed since this was asked before: through an optimizer, a loaded state or a replaced tensor.
+
+        What is written through `.data` is not seen.
+        """
+        state = *map(Tensor.data_ptr, self._weights), *map(version, self._versioned)
+        if state == self._state:
+            return False
+        self._state = state
+        self.forget()
+        return True
 
     def look_again(self) -> None:
-        """The network's weights may be other tensors now, or elsewhere."""
+        """The network's modules may be others now, and its weights other tensors, or elsewhere."""
         self._weights = [*self.network.parameters(), *self.network.buffers()]
         self._versioned = [weight for weight in self._weights if not weight.is_inference()]  # whose changes torch counts
         self.device = self._weights[0].device
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the network's modules anew in the next forward, and hold nothing that they have made until then."""
+        self._hooks = None
+        if self.cache is not None:
+            self.cache.layers = None
 
     def _together(self, rows: Sequence[Row]) -> Tensor:
         assert self.cache is not None
@@ -82,7 +101,9 @@ class Runner:
         places_R = torch.tensor([row.reply.place for row in rows])
         width = max(len(row.reply.blocks) for row in rows)
         lengths, counts = [row.reply.num_held for row in rows], [row.num_tokens for row in rows]
-        view = self.cache.view(self._tables_PM[places_R, :width], lengths, counts)
+        hooks = RemovableHandle.next_id  # torch counts all that are ever registered
+        view = self.cache.view(self._tables_PM[places_R, :width], lengths, counts, unchanged=self._hooks == hooks)
+        self._hooks = hooks
         ids = [token for row in rows for token in new_tokens(row)]
         if self._decode is not None and len(ids) == len(rows):
             return self._decode(ids, view)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -156,19 +156,35 @@ def rotate_(heads_NHQ: Tensor, cosines: Tensor, sines: Tensor) -> None:
     _library().rotate(heads_NHQ.data_ptr(), cosines.data_ptr(), sines.data_ptr(), rows, heads, width, heads_NHQ.stride(0))
 
 
-def blocks(hidden: Tensor, layers: list[int], shape: list[int], tokens: list[int], scratch_size: int, eps: float) -> Tensor:
+class Layers(NamedTuple):
+    """A network's blocks as kernels/blocks.cpp has them.
+
+    Attributes:
+        layers, shape: the numbers and addresses of its structures Block and Shape, int64.
+        floats: that it needs for itself, a token.
+        eps: of the norms.
+        tensors: what the addresses point into.
+    """
+
+    layers: array[int]
+    shape: array[int]
+    floats: int
+    eps: float
+    tensors: list[Tensor]
+
+
+def blocks(hidden: Tensor, layers: Layers, tokens: list[int]) -> Tensor:
     """All blocks of a network for a few tokens, as kernels/blocks.cpp says; fp32, a new tensor.
 
     Args:
         hidden: fp32, one row a token.
-        layers, shape, tokens: the numbers and addresses of the structures Block, Shape and Tokens.
-        scratch_size: floats that the kernel needs.
-        eps: of the norms.
+        layers: the blocks.
+        tokens: the numbers and addresses of the structure Tokens.
     """
-    out, scratch = hidden.clone(memory_format=torch.contiguous_format), hidden.new_empty(scratch_size)
-    numbers = [array("q", part) for part in (layers, shape, tokens)]
+    out, scratch = hidden.clone(memory_format=torch.contiguous_format), hidden.new_empty(tokens[0] * layers.floats)
+    numbers = [layers.layers, layers.shape, array("q", tokens)]
     places = [part.buffer_info()[0] for part in numbers]
-    _library().blocks(out.data_ptr(), *places, scratch.data_ptr(), eps, torch.get_num_threads())
+    _library().blocks(out.data_ptr(), *places, scratch.data_ptr(), layers.eps, torch.get_num_threads())
     return out
 
 

@@ -32,6 +32,9 @@ class Cache:
         num_layers, num_blocks, num_heads, head_width: the allocated shape.
         dtype, device: of keys and values.
         block_tokens: tokens of a block.
+
+    Attributes:
+        layers: what networks/blocks.py has read of the network, for further forwards that `view` says are on the same one.
     """
 
     def __init__(
@@ -50,15 +53,20 @@ class Cache:
         for memory in (self.keys_LSKQ, self.values_LSKQ):
             memory[:, :block_tokens] = 0.0  # weighted with 0 it must not make a NaN
         self.num_blocks, self.block_tokens, self.device = num_blocks, block_tokens, self.keys_LSKQ.device
+        self.layers: calls.Layers | None = None
 
-    def view(self, tables_RM: Tensor, lengths: Sequence[int], counts: Sequence[int]) -> View:
+    def view(self, tables_RM: Tensor, lengths: Sequence[int], counts: Sequence[int], unchanged: bool = False) -> View:
         """What one forward writes and reads.
 
         Args:
             tables_RM: the blocks of each sequence, new tokens included, padded with anything; int32, on the CPU.
             lengths: tokens that each sequence has in the cache.
             counts: new tokens of each sequence, which the forward gets as ids [1, T], one sequence after the other.
+            unchanged: the network, its modules and their hooks are what they were at the last forward; weights may have other values
+                in the same places.
         """
+        if not unchanged:
+            self.layers = None
         return View(self, tables_RM, lengths, counts)
 
     def copy_block(self, source: int, target: int) -> None:
@@ -135,6 +143,7 @@ class View:
         self._lengths, self._counts = lengths, counts
         # in numpy, which starts sooner than torch: this is the round of a single token too
         counts_R, size = np.array(counts), cache.block_tokens
+        self._counts_R = counts_R
         rows_T = np.repeat(np.arange(len(counts)), counts_R)
         positions_T = np.arange(len(rows_T)) + (np.array(lengths) - (counts_R.cumsum() - counts_R))[rows_T]
         slots_T = tables_RM.numpy()[rows_T, positions_T // size].astype(np.int64) * size + positions_T % size
@@ -174,12 +183,12 @@ class View:
     @cached_property
     def few(self) -> Few | None:
         """The new tokens of the sequences that have few of them, as the kernel takes them; None if there are none."""
-        is_few_R = torch.tensor([count <= FEW_TOKENS for count in self._counts])
-        tokens_N = is_few_R[self._rows_T].nonzero()[:, 0]
+        rows_T, positions_T = self._rows_T.numpy(), self._positions_T.numpy()
+        tokens_N = (self._counts_R <= FEW_TOKENS)[rows_T].nonzero()[0]
         if not len(tokens_N):
             return None
-        numbers = (self._rows_T[tokens_N].int(), self._positions_T[tokens_N].int())
-        return Few(tokens_N, self._tables_RM.contiguous(), *numbers, self.cache.block_tokens)
+        rows_N, positions_N = (torch.from_numpy(each[tokens_N].astype(np.int32)) for each in (rows_T, positions_T))
+        return Few(torch.from_numpy(tokens_N), self._tables_RM.contiguous(), rows_N, positions_N, self.cache.block_tokens)
 
     def _split(self, has_kernel: bool) -> list[Few | Group]:
         """Sequences with few new tokens for the kernel, where it can be had; the others by their number of new tokens."""

@@ -143,8 +143,8 @@ class AdaptedLinear(Linear):
         """Free the merged matrix."""
         self._merged = None
 
-    def for_kernel(self, outputs: int, inputs: int) -> tuple[int, int, int] | None:
-        """Bits and address of the fp32 matrix that inference multiplies with, for networks/blocks.py; None where it has to ask `forward`."""
+    def for_kernel(self, outputs: int, inputs: int) -> tuple[int, Tensor, None] | None:
+        """Bits and the fp32 matrix that inference multiplies with, for networks/blocks.py; None where it has to ask `forward`."""
         adapter, weight_OI = self.adapter, self._parameters["weight"]
         if adapter is not None and self._drops(adapter):
             return None
@@ -152,7 +152,7 @@ class AdaptedLinear(Linear):
             return None
         if type(weight_OI) not in calls.PLAIN or not weight_OI.is_contiguous():
             return None
-        return 32, (weight_OI if adapter is None else self.merged_weight(adapter)).data_ptr(), 0
+        return 32, weight_OI if adapter is None else self.merged_weight(adapter), None
 
     def _drops(self, adapter: Adapter) -> bool:
         return self.training and adapter.dropout > 0

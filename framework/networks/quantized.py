@@ -101,14 +101,14 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix.product(x, self.bias)
 
-    def for_kernel(self, outputs: int, inputs: int) -> tuple[int, int, int] | None:
-        """Bits, and the addresses of numbers and scales, for networks/blocks.py; None where the matrix is of another size."""
+    def for_kernel(self, outputs: int, inputs: int) -> tuple[int, Tensor, Tensor] | None:
+        """Bits, numbers and scales, for networks/blocks.py; None where the matrix is of another size."""
         matrix: Any = self._modules["matrix"]  # decoding asks every layer at every token, and nn.Module.__getattr__ is slow
         if matrix.num_outputs != outputs or matrix.num_inputs != inputs:
             return None
         buffers = matrix._buffers
         packed, scales = buffers["packed_PSB"], buffers["scales_PGKX"]
-        return (matrix.bits, packed.data_ptr(), scales.data_ptr()) if packed.is_cpu else None
+        return (matrix.bits, packed, scales) if packed.is_cpu else None
 
 
 class QuantizedEmbedding(nn.Module):
