@@ -127,6 +127,14 @@ def quantized_linear(bits: Literal[8, 4], x: Tensor, packed: Tensor, scales: Ten
     return out
 
 
+def best(numbers_BC: Tensor) -> Tensor:
+    """As `argmax` of each row, of equals the first, [B]: fp32; rows may lie apart, a row is contiguous and not empty."""
+    rows, columns = numbers_BC.shape
+    places_B = torch.empty(rows, dtype=torch.int64)
+    _library().best_float32(numbers_BC.data_ptr(), places_B.data_ptr(), rows, columns, numbers_BC.stride(0), torch.get_num_threads())
+    return places_B
+
+
 def draw(logits_BV: Tensor, uniforms_B: Tensor, divisor_B1: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As `engine/draw.py`: tokens_B, int64, and valid_B, bool, of logits / divisor; both fp32 and contiguous, uniforms float64."""
     rows, columns = logits_BV.shape

@@ -1,4 +1,4 @@
-// From logits to tokens: where uniform numbers fall when probabilities lie side by side, in two readings of the logits.
+// From logits to tokens: the likeliest, or where uniform numbers fall when probabilities lie side by side, in two readings of the logits.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -58,7 +58,35 @@ void draw(const float* logits, int64_t columns, float divisor, double uniform, i
     token = chunk * CHUNK + first_over(cumulated, count, rest * total);
 }
 
+// The place of the first of the largest numbers; of the first NaN, if there is one.
+int64_t best(const float* numbers, int64_t count) {
+    constexpr int64_t STRETCH = 1024;
+    float highest = -INFINITY;
+    int64_t found = 0;
+    for (int64_t start = 0; start < count; start += STRETCH) {
+        const int64_t end = std::min(count, start + STRETCH);
+        Lanes most = everywhere(-INFINITY);
+        IntLanes odd = {};
+        for (int64_t i = start; i < end; i += LANES) {
+            const Lanes lanes = load_or(numbers + i, end - i, -INFINITY);
+            most = lanes > most ? lanes : most;
+            odd |= lanes != lanes;
+        }
+        bool is_odd = false;
+        for (int l = 0; l < LANES; l++) is_odd |= odd[l] != 0;
+        if (is_odd) return std::find_if(numbers + start, numbers + end, [](float number) { return number != number; }) - numbers;
+        if (const float here = largest(most); here > highest) highest = here, found = start;
+    }
+    return std::find(numbers + found, numbers + count, highest) - numbers;
+}
+
 }  // namespace
+
+// numbers: [rows, columns], the rows so far apart.
+extern "C" void best_float32(const float* numbers, int64_t* places, int64_t rows, int64_t columns, int64_t stride, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows * columns > (1 << 17))
+    for (int64_t row = 0; row < rows; row++) places[row] = best(numbers + row * stride, columns);
+}
 
 // logits: [rows, columns]. divisors: of the rows' logits, all 1 where null. valid: 1 where there is a distribution; where not, the token is 0.
 extern "C" void draw_float32(const float* logits, const float* divisors, const double* uniforms, int64_t* tokens, bool* valid, int64_t rows, int64_t columns, int threads) {

@@ -42,6 +42,7 @@ SIGNATURES = {
     "linear_int4": QUANTIZED,
     "attend_float32": ATTEND,
     "attend_bfloat16": ATTEND,
+    "best_float32": [POINTER] * 2 + [INTEGER] * 3 + [THREADS],
     "draw_float32": [POINTER] * 5 + [INTEGER] * 2 + [THREADS],
     "next_token_float32": [POINTER] * 3 + [INTEGER] * 3 + [THREADS],
     "rms_norm": [POINTER] * 3 + [INTEGER] * 2 + [FLOAT],

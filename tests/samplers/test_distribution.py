@@ -21,12 +21,17 @@ def _scores(rows: int, columns: int, tied: bool) -> Tensor:
 
 @pytest.mark.parametrize("columns", SIZES)
 @pytest.mark.parametrize("tied", [False, True])
-def test_best_is_argmax(columns: int, tied: bool) -> None:
-    scores = _scores(9, columns, tied)
-    assert torch.equal(best(scores), scores.argmax(dim=-1, keepdim=True))
-    assert torch.equal(best(torch.zeros(2, columns)), torch.zeros(2, 1, dtype=torch.long))
-    scores[3, columns // 2] = math.nan
-    assert best(scores)[3] == columns // 2
+@pytest.mark.parametrize("by_kernel", [False, pytest.param(True, marks=pytest.mark.kernels)])
+def test_best_is_argmax(columns: int, tied: bool, by_kernel: bool) -> None:
+    scores = _scores(9, columns + 3, tied)[:, :columns]  # a padded vocabulary
+    scores[:, columns - 1] += 2.0
+    with torch.set_grad_enabled(not by_kernel):
+        assert torch.equal(best(scores), scores.argmax(dim=-1, keepdim=True))
+        for number in (0.0, -math.inf, math.inf):
+            assert not best(torch.full((2, columns), number)).any()
+        scores[3, -1] = math.inf
+        scores[3, columns // 2 :: 5] = math.nan
+        assert best(scores)[3] == columns // 2
 
 
 @pytest.mark.parametrize("columns", SIZES)
