@@ -189,8 +189,10 @@ def decode(options: Options, batch_size: int, contenders: list[Contender | None]
 def limit(table: Table, row: str, batch_size: int, products: str = FP32) -> float:
     """Tokens/s that the machine allows: weights read once a step, 2 operations a parameter and token, whichever takes longer."""
     read = float(table.columns["weights MB"][row]) / 1e3 / median(table.figures[READ])
-    kind = INT8 if any(part in row for part in ("int8", "int4", "Q8_0", "Q4_0")) else products
-    return batch_size / max(read, 2 * PARAMETERS * batch_size / 1e9 / median(table.figures[kind]))
+    rate = median(table.figures[products])
+    if any(part in row for part in ("int8", "int4", "Q8_0", "Q4_0")):
+        rate = max(rate, median(table.figures[INT8]))  # a processor without products of bytes multiplies in fp32
+    return batch_size / max(read, 2 * PARAMETERS * batch_size / 1e9 / rate)
 
 
 def add_limits(table: Table, batch_size: int) -> None:
