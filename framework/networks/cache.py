@@ -143,7 +143,6 @@ class View:
         self._lengths, self._counts = lengths, counts
         # in numpy, which starts sooner than torch: this is the round of a single token too
         counts_R, size = np.array(counts), cache.block_tokens
-        self._counts_R = counts_R
         rows_T = np.repeat(np.arange(len(counts)), counts_R)
         positions_T = np.arange(len(rows_T)) + (np.array(lengths) - (counts_R.cumsum() - counts_R))[rows_T]
         slots_T = tables_RM.numpy()[rows_T, positions_T // size].astype(np.int64) * size + positions_T % size
@@ -184,7 +183,7 @@ class View:
     def few(self) -> Few | None:
         """The new tokens of the sequences that have few of them, as the kernel takes them; None if there are none."""
         rows_T, positions_T = self._rows_T.numpy(), self._positions_T.numpy()
-        tokens_N = (self._counts_R <= FEW_TOKENS)[rows_T].nonzero()[0]
+        tokens_N = (np.array(self._counts) <= FEW_TOKENS)[rows_T].nonzero()[0]
         if not len(tokens_N):
             return None
         rows_N, positions_N = (torch.from_numpy(each[tokens_N].astype(np.int32)) for each in (rows_T, positions_T))

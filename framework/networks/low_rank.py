@@ -98,7 +98,7 @@ class AdaptedLinear(Linear):
 
     def named(self, name: str) -> Adapter | None:
         """An adapter; None if this layer has none of that name."""
-        adapters = self._modules["adapters"]  # decoding asks every layer at every token, and nn.Module.__getattr__ is slow
+        adapters = self._modules["adapters"]  # may be asked of every layer at every token, and nn.Module.__getattr__ is slow
         assert adapters is not None
         return adapters._modules.get(name)  # type: ignore[return-value]
 

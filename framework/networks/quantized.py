@@ -103,7 +103,7 @@ class QuantizedLinear(nn.Module):
 
     def for_kernel(self, outputs: int, inputs: int) -> tuple[int, Tensor, Tensor] | None:
         """Bits, numbers and scales, for networks/blocks.py; None where the matrix is of another size."""
-        matrix: Any = self._modules["matrix"]  # decoding asks every layer at every token, and nn.Module.__getattr__ is slow
+        matrix: Any = self._modules["matrix"]  # may be asked of every layer at every token, and nn.Module.__getattr__ is slow
         if matrix.num_outputs != outputs or matrix.num_inputs != inputs:
             return None
         buffers = matrix._buffers
