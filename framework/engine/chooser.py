@@ -20,7 +20,7 @@ from framework.engine.request import Alternatives, Request
 from framework.errors import RequestError
 from framework.samplers.base import History
 from framework.samplers.chains import Chains
-from framework.samplers.distribution import Distribution
+from framework.samplers.distribution import Distribution, wide
 
 RECENT = 4  # batches whose chains are kept: the replies that draw, a draft's guesses, searches
 Result = TypeVar("Result")
@@ -66,10 +66,10 @@ class Chooser:
 
     def score(self, logits_TV: Tensor, tokens: Sequence[int], num_top: int) -> list[tuple[float, Alternatives]]:
         """Log-probability of each token in the network's own distribution, and the likeliest beside it."""
-        return list(zip(*_logprobs(_wide(logits_TV), torch.tensor(tokens, device=logits_TV.device), num_top)))
+        return list(zip(*_logprobs(wide(logits_TV), torch.tensor(tokens, device=logits_TV.device), num_top)))
 
     def _choose(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Choice | Exception]:
-        logits_BV = _wide(logits_BV)
+        logits_BV = wide(logits_BV)
         distribution = self._distribution(draws, logits_BV)
         tokens_B, valid_B = draw.draw(distribution, None if distribution.is_certain else _numbers(draws))
         choices: list[Choice | Exception] = [
@@ -94,7 +94,7 @@ class Chooser:
         return choices
 
     def _process(self, draws: Sequence[Draw], logits_BV: Tensor) -> list[Tensor | Exception]:
-        return list(self._distribution(draws, _wide(logits_BV).log_softmax(-1)).dense())
+        return list(self._distribution(draws, wide(logits_BV).log_softmax(-1)).dense())
 
     def _distribution(self, draws: Sequence[Draw], logits_BV: Tensor) -> Distribution:
         return self._chains_of(draws)(self._restrict(draws, logits_BV), lambda: history(draws, logits_BV.device))
@@ -154,7 +154,3 @@ def _logprobs(logits_BV: Tensor, tokens_B: Tensor, num_top: int) -> tuple[list[f
 
 def _numbers(draws: Sequence[Draw]) -> Tensor:
     return draw.uniforms(torch.tensor([each.reply.seed for each in draws]), torch.tensor([each.step for each in draws]))
-
-
-def _wide(logits_BV: Tensor) -> Tensor:
-    return logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))

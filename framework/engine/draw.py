@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framework.kernels import calls
-from framework.samplers.distribution import Distribution, best_first
+from framework.samplers.distribution import Distribution, best_first, wide
 
 CHUNK_SIZE = 128  # tokens whose weights are summed in single precision; near sqrt(V), so that both levels of a draw are short
 ALMOST_ONE = 1.0 - 2.0**-53
@@ -56,8 +56,8 @@ def draw(distribution: Distribution, uniforms_B: Tensor | None) -> tuple[Tensor,
     logits_BC, ids_BC = distribution.logits_BC, distribution.ids_BC
     if distribution.is_certain:
         assert ids_BC is not None
-        valid_B = logits_BC[:, 0].isfinite()
-        return ids_BC[:, 0].where(valid_B, 0), valid_B
+        valid_B = logits_BC[:, 0].abs() < math.inf  # not of a NaN either; half the operations of `isfinite`
+        return ids_BC[:, 0] * valid_B, valid_B
     assert uniforms_B is not None
     if logits_BC.dtype == torch.float32 and calls.serve(logits_BC):
         logits_BV = logits_BC if ids_BC is None else distribution.dense()
@@ -103,7 +103,7 @@ def logprobs(logits_BV: Tensor, tokens_B: Tensor, num_top: int) -> tuple[Tensor,
 
     Of tokens with equal logits the lowest ids come first. At least float32.
     """
-    logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
+    logits_BV = wide(logits_BV)
     best_B1 = logits_BV.amax(dim=-1, keepdim=True)
     weights_BGS = _weights(Distribution(logits_BV, None, logits_BV.shape[-1]))
     log_total_B1 = weights_BGS.sum(dim=-1).double().sum(dim=-1, keepdim=True).log().to(best_B1)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from operator import attrgetter
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -45,8 +46,7 @@ class Runner:
         if self.cache is None:
             log.warning("%s has no cache: every token costs a pass over the whole sequence", type(network).__name__)
         self._decode = CompiledDecode(network, self.cache) if compile and self.cache is not None else None
-        self._tables_PM = torch.zeros(max_running, -(-network.context_length // self.block_tokens), dtype=torch.int32)
-        self._tables = self._tables_PM.numpy()  # the same memory: single numbers are written faster
+        self._tables_PM = np.zeros((max_running, -(-network.context_length // self.block_tokens)), np.int32)
         self._entered: list[tuple[list[int], int]] = [([], 0)] * max_running  # the blocks that a table shows, and how many of them
         self._hooks: int | None = None  # how many there were at the last forward, after which nothing else was changed
         self._state: tuple[int, ...] = ()
@@ -98,11 +98,11 @@ class Runner:
         assert self.cache is not None
         for row in rows:
             self._update_table(row.reply)
-        places_R = torch.tensor([row.reply.place for row in rows])
         width = max(len(row.reply.blocks) for row in rows)
+        tables_RM = torch.from_numpy(self._tables_PM[[row.reply.place for row in rows], :width])
         lengths, counts = [row.reply.num_held for row in rows], [row.num_tokens for row in rows]
         hooks = RemovableHandle.next_id  # torch counts all that are ever registered
-        view = self.cache.view(self._tables_PM[places_R, :width], lengths, counts, unchanged=self._hooks == hooks)
+        view = self.cache.view(tables_RM, lengths, counts, unchanged=self._hooks == hooks)
         self._hooks = hooks
         ids = [token for row in rows for token in new_tokens(row)]
         if self._decode is not None and len(ids) == len(rows):
@@ -122,7 +122,7 @@ class Runner:
         if shown is not reply.blocks:  # another reply, or one that runs anew
             count = 0
         if count < len(reply.blocks):
-            self._tables[reply.place, count : len(reply.blocks)] = reply.blocks[count:]
+            self._tables_PM[reply.place, count : len(reply.blocks)] = reply.blocks[count:]
             self._entered[reply.place] = reply.blocks, len(reply.blocks)
 
 
@@ -133,10 +133,14 @@ def new_tokens(row: Row) -> list[int]:
     return tokens + reply.proposals[: row.num_tokens - len(tokens)]
 
 
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> AbstractContextManager[None]:
     """Evaluation mode inside the block; afterwards every module is in the mode it was in, frozen ones included."""
-    training = [module for module in network.modules() if module.training] if network.training else []
+    return _evaluating(network) if network.training else nullcontext()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = [module for module in network.modules() if module.training]
     for module in training:
         module.training = False
     try:

@@ -18,7 +18,7 @@ from framework.networks.cache import View
 from framework.networks.dot_product import attend
 from framework.networks.linear import Linear
 from framework.networks.norm import Norm
-from framework.networks.rotary import frequencies
+from framework.networks.rotary import frequencies, kept_frequencies
 from framework.networks.shape import NetworkShape, RotaryScaling
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, [B or 1, T, 1, Q / 2]
@@ -31,7 +31,9 @@ def rotation(positions_BT: Tensor, head_width: int, theta: float, dtype: torch.d
     network gets float64 ones. They are made afresh in each forward: a table in a buffer would be rounded by `network.bfloat16()`.
     """
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    by_pair, factor = frequencies(head_width, theta, scaling, dtype, positions_BT.device)
+    # what is compiled, traced or captured in a CUDA graph has tensors of its own
+    lasts = type(positions_BT) is Tensor and positions_BT.is_cpu and not torch.compiler.is_compiling()
+    by_pair, factor = (kept_frequencies if lasts else frequencies)(head_width, theta, scaling, dtype, positions_BT.device)
     angles = positions_BT.to(dtype)[..., None, None] * by_pair
     return (angles.cos(), angles.sin()) if factor == 1 else (angles.cos() * factor, angles.sin() * factor)
 

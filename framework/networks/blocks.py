@@ -11,7 +11,7 @@ nothing was. At one token reading takes 5% of a step and 15% of an int8 one; thr
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,11 +36,14 @@ class OtherwiseError(Exception):
     """The modules do not compute what the kernel does."""
 
 
-def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, turn: Rotation | None, cache: View) -> Tensor | None:
+def run(
+    blocks: Iterable[nn.Module], kind: type[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, turn: Rotation | None, cache: View
+) -> Tensor | None:
     """Hidden states after all blocks, [1, N, D]; None where the modules have to run themselves.
 
     Args:
-        blocks: each a Block that does what layer 0 of the shape does.
+        blocks: each does what layer 0 of the shape does, if it is of this kind.
+        kind: the class whose computation the kernel has.
         shape: theirs.
         hidden_BTD: before the first block.
         turn: their rotation; None leaves positions out.
@@ -56,7 +59,7 @@ def run(blocks: Sequence[nn.Module], shape: NetworkShape, hidden_BTD: Tensor, tu
         return None
     if cache.cache.layers is None:
         try:
-            cache.cache.layers = Reader(shape).read(blocks)
+            cache.cache.layers = Reader(shape).read(blocks, kind)
         except OtherwiseError:
             return None
     keys, values = cache.cache.keys_LSKQ, cache.cache.values_LSKQ
@@ -89,18 +92,19 @@ class Reader:
         self.modules: list[nn.Module] = []  # that the kernel takes the place of
         self.tensors: list[Tensor] = []  # whose addresses it gets
 
-    def read(self, blocks: Sequence[nn.Module]) -> calls.Layers:
+    def read(self, blocks: Iterable[nn.Module], kind: type[nn.Module]) -> calls.Layers:
         """The blocks as the kernel has them. Raises OtherwiseError where a module does anything else."""
         numbers: Numbers = []
-        for number, block in enumerate(blocks):
-            if block.layer != number:  # where its keys and values go
+        count = 0
+        for count, block in enumerate(blocks, 1):
+            if type(block) is not kind or block.layer != count - 1:  # the number says where its keys and values go
                 raise OtherwiseError
             self._read_block(block, numbers)
         if hooks._global_forward_hooks or hooks._global_forward_pre_hooks or any(map(_is_watched, self.modules)):
             raise OtherwiseError
         shape = self.shape
         kinds = [shape.layer_kind(0).window or 0, NORMS[shape.norm], ACTIVATIONS[shape.feedforward]]
-        sizes = [len(blocks), self.width, *self.heads, self.inner, *kinds]
+        sizes = [count, self.width, *self.heads, self.inner, *kinds]
         floats = 2 * (self.width + (shape.num_heads + shape.kv_heads) * self.head_width + self.inner)
         return calls.Layers(array("q", numbers), array("q", sizes), floats, shape.norm_eps, self.tensors)
 

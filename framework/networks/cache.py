@@ -143,8 +143,10 @@ class View:
         self._lengths, self._counts = lengths, counts
         # in numpy, which starts sooner than torch: this is the round of a single token too
         counts_R, size = np.array(counts), cache.block_tokens
-        rows_T = np.repeat(np.arange(len(counts)), counts_R)
-        positions_T = np.arange(len(rows_T)) + (np.array(lengths) - (counts_R.cumsum() - counts_R))[rows_T]
+        rows_T, positions_T = np.arange(len(counts)), np.array(lengths)
+        if set(counts) != {1}:
+            rows_T = np.repeat(rows_T, counts_R)
+            positions_T = np.arange(len(rows_T)) + (positions_T - (counts_R.cumsum() - counts_R))[rows_T]
         slots_T = tables_RM.numpy()[rows_T, positions_T // size].astype(np.int64) * size + positions_T % size
         self._rows_T, self._positions_T = torch.from_numpy(rows_T), torch.from_numpy(positions_T)
         self.slots_T, self.positions_BT = torch.from_numpy(slots_T).to(cache.device), self._positions_T[None].to(cache.device)

@@ -158,7 +158,7 @@ class Transformer(Network):
             hidden_BTD = hidden_BTD + self.position_embedding(positions_BT)
         if self.shape.scaled_embeddings:  # by a number of the weights' type, as published
             hidden_BTD = hidden_BTD * hidden_BTD.new_full((), self.shape.width**0.5)
-        return F.dropout(hidden_BTD, self.shape.dropout, self.training)
+        return F.dropout(hidden_BTD, self.shape.dropout) if self.training and self.shape.dropout else hidden_BTD
 
     def _reaches(self, hidden_BTD: Tensor, positions_BT: Tensor, documents_BT: Tensor | None, cache: View | None) -> list[Reach]:
         """For each kind of layers."""
@@ -174,16 +174,15 @@ class Transformer(Network):
         return reaches
 
     def _run_blocks(self, hidden_BTD: Tensor, reaches: Sequence[Reach], cache: View | None, places: Places | None) -> Tensor:
-        every = list(self.blocks)
-        if cache is not None and len(reaches) == 1 and all(type(block) is Block for block in every):
-            result = blocks.run(every, self.shape, hidden_BTD, reaches[0].turn, cache)
+        if cache is not None and len(reaches) == 1:
+            result = blocks.run(self.blocks, Block, self.shape, hidden_BTD, reaches[0].turn, cache)
             if result is not None:
                 return result if places is None else result[places]
         recompute = self.activation_checkpointing and torch.is_grad_enabled()
         # a cache has another length at every step: each would compile anew
         stands_alone = self.compiled and cache is not None and not torch.compiler.is_compiling()
         with torch.compiler.set_stance("force_eager") if stands_alone else nullcontext():
-            for block, kind, kept in zip(every, self._kind_of_layer, self._kept(places), strict=True):
+            for block, kind, kept in zip(self.blocks, self._kind_of_layer, self._kept(places), strict=True):
                 if recompute:
                     hidden_BTD = checkpoint(block, hidden_BTD, *reaches[kind], cache, kept, use_reentrant=False)
                 else:

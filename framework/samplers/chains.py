@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from framework.samplers.base import History, Sampler
-from framework.samplers.distribution import Distribution, best, merge
+from framework.samplers.distribution import Distribution, best, merge, wide
 from framework.samplers.selection import MinP, Selection, Temperature, TopK, TopP, select
 
 Look = Callable[[], History]
@@ -57,7 +57,7 @@ class Chains:
             logits_BV: the network's, or what a constraint left of them; not modified. Half precision is raised to float32.
             history: makes the rows' history; called at most once, and only if `looks_back`, when it must be given.
         """
-        logits_BV = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32))
+        logits_BV = wide(logits_BV)
         past = _look(history) if self.looks_back else None
         if len(self._groups) == 1:
             return self._groups[0](logits_BV, past)

@@ -49,6 +49,11 @@ class Distribution(NamedTuple):
         return excluded_BV.scatter_reduce_(-1, self.ids_BC, self.logits_BC, "amax")
 
 
+def wide(logits_BV: Tensor) -> Tensor:
+    """At least float32."""
+    return logits_BV.float() if logits_BV.dtype in (torch.bfloat16, torch.float16) else logits_BV
+
+
 def merge(parts: Sequence[Distribution], rows: Sequence[Tensor], num_rows: int) -> Distribution:
     """One distribution of parts that hold these rows of it: over the vocabulary if any part is, else over as many candidates as any has."""
     vocab_size, first = parts[0].vocab_size, parts[0].logits_BC
