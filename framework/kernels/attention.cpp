@@ -61,9 +61,9 @@ struct Attention {
         const float scale = 1.0f / std::sqrt(float(width));
         for (int t = 0; t < length; t += TILE_COLUMNS) {
             Four products[4];
-            const Ahead<Number> nothing{};
+            const auto nothing = [](int) {};
             if constexpr (TILE_ROWS >= 4) {
-                tile<Number>(rows, query, width, keys + t, int(width), nothing, products);
+                tile_of(rows, query, width, keys + t, int(width), nothing, products);
             } else {
                 for (int r = 0; r < rows; r++) tile<1>(query + r * width, width, keys + t, int(width), nothing, products + r);
             }

@@ -15,7 +15,7 @@ constexpr int LANES = 16;
 constexpr int TILE_ROWS = 6;  // activation rows of one tile: 4 x 6 sums and what feeds them fit into 32 registers
 #elif defined(__AVX__)
 constexpr int LANES = 8;
-constexpr int TILE_ROWS = 2;
+constexpr int TILE_ROWS = 3;
 #else
 constexpr int LANES = 4;
 constexpr int TILE_ROWS = 4;
