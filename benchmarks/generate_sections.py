@@ -19,6 +19,7 @@ from report import spread, word
 
 VOCAB_SIZE, PARAMETERS = 49_152, 134_515_008  # SmolLM2-135M
 READ, FP32, INT8 = "memory read GB/s", "fp32 products GFLOP/s", "int8 products GOP/s"
+FASTEST_READ = f"{READ}, fastest call"
 BF16 = "bf16 products GFLOP/s"
 FP32_PEERS = ("transformers fp32", "litgpt fp32", "CTranslate2 fp32", "llama.cpp F32")
 FULL_ONLY = ("transformers bf16", "CTranslate2 fp32", "llama.cpp F32")  # left out by --quick
@@ -209,9 +210,13 @@ def add_limit_target(table: Table, row: str, factor: float) -> None:
     """At least this part of the limit, round by round."""
     if row in table.rates and READ in table.figures:
         size = float(table.columns["weights MB"][row]) / 1e3
-        parts = [rate * size / read for rate, read in zip(table.rates[row], table.figures[READ], strict=True)]
+        held, fastest = (
+            [rate * size / read for rate, read in zip(table.rates[row], table.figures[figure], strict=True)]
+            for figure in (READ, FASTEST_READ)
+        )
         table.notes.append(
-            f"{word(median(parts) >= factor)}: {row} reads its weights at {spread(parts, '.0%')} of the memory's rate; target at least {factor:.0%}"
+            f"{word(median(held) >= factor)}: {row} reads its weights at {spread(held, '.0%')} of the memory's rate; "
+            f"target at least {factor:.0%}; of the memory's fastest call {spread(fastest, '.0%')}"
         )
 
 
