@@ -28,7 +28,7 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inputs", [1, 7, 16, 33, 100, 576])
-@pytest.mark.parametrize("outputs", [1, 3, 4, 65])
+@pytest.mark.parametrize("outputs", [1, 3, 4, 6, 65])
 def test_products(dtype: torch.dtype, inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(MOST_ROWS, inputs), torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype)

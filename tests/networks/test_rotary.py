@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from framework.networks.rotary import frequencies
+from framework.networks.rotary import frequencies, kept_frequencies
 from framework.networks.shape import RotaryScaling
 
 WIDTH, THETA, TRAINED = 64, 10000.0, 1024
@@ -27,6 +27,16 @@ def test_unscaled_frequencies_are_a_geometric_row() -> None:
     plain, factor = made(None)
     expected = [math.exp(-2 * i / WIDTH * math.log(THETA)) for i in range(WIDTH // 2)]
     assert factor == 1 and plain.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_kept_ones_are_the_same_and_serve_training_too() -> None:
+    kept_frequencies.cache_clear()
+    arguments = (WIDTH, THETA, RotaryScaling("linear", 2.5), torch.float32, torch.device("cpu"))
+    with torch.inference_mode():
+        kept, factor = kept_frequencies(*arguments)
+    again, other = kept_frequencies(*arguments), kept_frequencies(WIDTH, 2 * THETA, *arguments[2:])
+    assert not kept.is_inference() and again[0] is kept and again[1] == factor
+    assert torch.equal(kept, frequencies(*arguments)[0]) and not torch.equal(kept, other[0])
 
 
 def test_linear_slows_all_alike() -> None:
